@@ -1,0 +1,135 @@
+"""Config files and the overrides of the command line: read, checked by name and type, compared."""
+
+import ast
+import difflib
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from cnnjax.errors import UserError
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
+    """The config that `get_config()` of the Python file `path` gives, with `a.b=value` overrides set on it.
+
+    Raises UserError for a file that is missing or has no `get_config`, and for an override whose field is unknown or
+    whose value is not of the field's type.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"config file {path} does not exist{nearest(path.name, siblings)}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:              # a config file is the user's code: whatever it raises is theirs to mend
+        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config file {path}: get_config() gave {type(config).__name__}, expected a ConfigDict")
+    for override in overrides:
+        field, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--config.{field}: expected --config.{field}=VALUE")
+        set_field(config, field, text)
+    return config
+
+
+def set_field(config: ConfigDict, field: str, text: str) -> None:
+    """Sets the dotted `field` to `text` read as the field's present type. Below `model` new names may be set.
+
+    Raises UserError that names the field, what was found and what was expected.
+    """
+    *parents, name = field.split(".")
+    node = config
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, ConfigDict) else None
+    if not isinstance(node, ConfigDict) or (name not in node and parents != ["model"]):
+        raise UserError(f"config has no field {field!r}{nearest(field, flatten(config))}")
+    if name in node:
+        if isinstance(node[name], ConfigDict):
+            raise UserError(f"config field {field!r} is a group of fields: set one of {', '.join(node[name])}")
+        node[name] = _parse(field, text, node[name])
+    else:
+        with node.unlocked():
+            node[name] = _literal(text)
+
+
+def _parse(field: str, text: str, default: Any) -> Any:
+    value = text if isinstance(default, str) else _literal(text)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, tuple):
+        value = tuple(value) if isinstance(value, list | tuple) else (value,)
+        wrong = [v for v in value if default and type(v) is not type(default[0])]
+        if wrong:
+            raise UserError(f"config field {field!r}: found {wrong[0]!r} in {text!r}, expected items of type "
+                            f"{type(default[0]).__name__}")
+    if type(value) is not type(default):
+        raise UserError(f"config field {field!r}: found {text!r}, expected {type(default).__name__} such as {default!r}")
+    return value
+
+
+def _literal(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted name."""
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            leaves |= flatten(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+def check(config: ConfigDict, reference: ConfigDict) -> None:
+    """Refuses a config that has other fields or other types than `reference`, whose `model` group is open.
+
+    A library call cannot mistype a field that nothing reads. Raises UserError naming the field.
+    """
+    known, found = flatten(reference), flatten(config)
+    for field, value in found.items():
+        if field not in known:
+            if field.startswith("model."):
+                continue
+            raise UserError(f"config has an unknown field {field!r}{nearest(field, known)}")
+        expected = type(known[field])
+        if type(value) is not expected and not (expected is float and type(value) is int):
+            raise UserError(f"config field {field!r}: found {value!r}, expected {expected.__name__}")
+    for field in known:
+        if field not in found:
+            raise UserError(f"config lacks the field {field!r} (default {known[field]!r})")
+
+
+def dump(config: ConfigDict) -> str:
+    """The config as indented JSON, its keys sorted: what `config.json` holds."""
+    return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+
+
+def differences(old: Any, new: Any) -> Iterator[str]:
+    """One text for each leaf that differs between two nested mappings, such as `steps: 300 there, 400 here`."""
+    there, here = flatten(old), flatten(new)
+    for field in sorted(there.keys() | here.keys()):
+        a, b = there.get(field, "absent"), here.get(field, "absent")
+        if a != b:
+            yield f"{field}: {a} there, {b} here"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of an error message: `; did you mean 'x'?`, or nothing when no known word is near."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""

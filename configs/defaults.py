@@ -1,0 +1,62 @@
+"""Defaults that the experiments share. A config file calls a function of this module and changes what it must."""
+
+from ml_collections import ConfigDict
+
+
+def classification() -> ConfigDict:
+    """A classifier by the recipe of He et al. 2015, section 4.2: SGD with momentum, 64k steps of 128 images."""
+    config = ConfigDict()
+    config.seed = 0                         # parameters, data order, augmentation and dropout all derive from it
+    config.model = ConfigDict({"name": "resnet20"})     # other keys are fields of the network, such as width or shortcut
+    config.dtype = "float32"                # of activations: float32 or bfloat16
+    config.sync_batch_norm = False          # True: statistics over all devices; False: of each device, as the paper
+
+    config.data = ConfigDict()
+    config.data.source = "digits"           # digits, folder, tar, idx, or the name of a TFDS data set
+    config.data.path = ""                   # of the folder, tar, idx files or TFDS directory
+    config.data.cache = ""                  # decoded images; empty: the user's cache directory
+    config.data.image_size = 0              # 0: as the source has it
+    config.data.validation = 0              # images held out of the training split
+    config.data.on_error = "stop"           # or "skip": broken images are left out, counted and listed
+    config.data.pad = 4                     # random crops from images padded by so many pixels
+    config.data.flip = True                 # random horizontal flips
+
+    config.batch_size = 128                 # over all devices
+    config.steps = 64_000
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.nesterov = False
+    config.optimizer.weight_decay = 1e-4    # on every parameter, as the paper
+    config.optimizer.clip_norm = 0.0        # 0: gradients are not clipped
+    config.optimizer.label_smoothing = 0.0
+    config.optimizer.ema = 0.0              # decay of the averaged parameters that are evaluated; 0: none
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "piecewise"      # piecewise, cosine, polynomial or constant
+    config.schedule.boundaries = (32_000, 48_000)
+    config.schedule.factor = 0.1            # at each boundary
+    config.schedule.power = 1.0             # of the polynomial
+    config.schedule.warmup_steps = 0
+    config.schedule.warmup_factor = 0.1     # of the rate, where the warm-up starts
+    config.schedule.warmup = "linear"       # or "constant": the factor holds until the warm-up ends
+
+    config.log_every = 100                  # steps; a row of metrics.jsonl is the mean over them
+    config.eval_every = 1_000
+    config.checkpoint_every = 1_000
+    config.keep_checkpoints = 2
+    config.steps_per_dispatch = 10          # at most so many steps run on the devices between looks by Python
+    config.tensorboard = True
+    config.wandb = ""                       # a Weights & Biases project, where the package is installed
+    return config
+
+
+def depth_study() -> ConfigDict:
+    """The comparison of plain and residual networks: every kind at every depth with every seed."""
+    config = classification()
+    config.study = ConfigDict()
+    config.study.kinds = ("plain", "resnet")
+    config.study.depths = (20, 56)
+    config.study.seeds = (0,)
+    config.diagnostics = False              # gradient norms and responses of each layer (figure 7)
+    return config

@@ -1,0 +1,22 @@
+"""Plain against residual at depths 20 and 56 on scikit-learn's digits (1,797 images, 16x16): minutes on a laptop.
+
+    cnnjax depth --config configs/depth/digits.py --workdir runs/depth
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.depth_study()
+    config.data.source = "digits"
+    config.data.pad = 2
+    config.data.flip = False                # a mirrored digit is another sign
+    config.steps = 300
+    config.schedule.boundaries = (200, 260)
+    config.log_every = 10
+    config.eval_every = 50
+    config.checkpoint_every = 50
+    config.diagnostics = True
+    return config
