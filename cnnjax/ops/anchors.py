@@ -1,0 +1,56 @@
+"""Anchors: reference boxes at every place of a feature map (Ren et al. 2015, "Faster R-CNN", section 3.1.1)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float],
+                 style: str = "torchvision") -> np.ndarray:
+    """The k = len(ratios) * len(scales) anchors of the first place of a map, (k, 4) float32; scales vary fastest.
+
+    A scale is the square root of an anchor's area in pixels (128, 256, 512 in the paper), a ratio its height over its
+    width. `style` says where the centre is and what is rounded:
+    "torchvision" centres on 0 and rounds corners to whole pixels, as torchvision does;
+    "caffe" centres on `(stride - 1) / 2` and rounds the sizes of the smallest, as the paper's released code does, whose
+    boxes include their last pixel: with stride 16 and the paper's scales they are its nine literal anchors;
+    "centre" centres on `stride / 2`, the middle of the place's pixels, and rounds nothing.
+    Raises ValueError for another style.
+    """
+    scale, ratio = np.asarray(scales, np.float32)[None], np.asarray(ratios, np.float32)[:, None]    # (1, s), (r, 1)
+    if style == "caffe":
+        width = np.round(np.sqrt(stride**2 / ratio))                # sizes of the base anchor: one stride square
+        height = np.round(width * ratio)
+        half_w, half_h = ((size * (scale / stride) - 1) / 2 for size in (width, height))
+        centre = (stride - 1) / 2
+    elif style in ("torchvision", "centre"):
+        root = np.sqrt(ratio)
+        half_w, half_h = (1 / root) * scale / 2, root * scale / 2   # (r, s)
+        if style == "torchvision":
+            half_w, half_h = half_w.round(), half_h.round()
+        centre = stride / 2 if style == "centre" else 0.0
+    else:
+        raise ValueError(f'style {style!r}: expected "torchvision", "caffe" or "centre"')
+    corners = (centre - half_w, centre - half_h, centre + half_w, centre + half_h)
+    return np.stack(corners, -1).reshape(-1, 4).astype(np.float32)
+
+
+def generate_anchors(height: int, width: int, stride: int, scales: Sequence[float], ratios: Sequence[float],
+                     style: str = "torchvision") -> jax.Array:
+    """All anchors of a feature map of that many places, `(height * width * k, 4)` float32, in pixels of the image.
+
+    Places vary in row order, the k anchors of a place (`base_anchors`, whose arguments these are) fastest.
+    """
+    y, x = jnp.meshgrid(jnp.arange(height) * stride, jnp.arange(width) * stride, indexing="ij")     # (height, width)
+    shifts = jnp.stack([x, y, x, y], -1).astype(jnp.float32)
+    anchors = shifts[:, :, None] + base_anchors(stride, scales, ratios, style)                # (.., .., k, 4)
+    return anchors.reshape(-1, 4)
+
+
+def inside_image(boxes: jax.Array, height: float | jax.Array, width: float | jax.Array,
+                 border: float = 0) -> jax.Array:
+    """Which boxes, `(..., 4) -> (...)`, cross no side of the image by more than border pixels (section 3.3)."""
+    x1, y1, x2, y2 = boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+    return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)

@@ -1,0 +1,22 @@
+"""Spatial pyramid pooling: He, Zhang, Ren and Sun 2014, "Spatial Pyramid Pooling in Deep Convolutional Networks"."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def spatial_pyramid_pool(features: jax.Array, levels: Sequence[int] = (1, 2, 4)) -> jax.Array:
+    """The largest value in each bin of l x l bins, for each level l: `(H, W, C) -> (sum(l * l) * C,)`, any H and W.
+
+    Bin i of l reaches from floor(i * size / l) to ceil((i + 1) * size / l) (appendix A), so that no bin is empty; the
+    result holds the levels in their order, rows, columns and channels of bins within.
+    """
+    height, width, _ = features.shape
+
+    def pool(x: jax.Array, axis: int, size: int, level: int) -> jax.Array:
+        bins = [jax.lax.slice_in_dim(x, i * size // level, -(-(i + 1) * size // level), axis=axis)
+                for i in range(level)]
+        return jnp.stack([part.max(axis) for part in bins], axis)
+
+    return jnp.concatenate([pool(pool(features, 0, height, level), 1, width, level).ravel() for level in levels])
