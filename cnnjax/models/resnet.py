@@ -4,29 +4,30 @@ A plain net is the same network with its shortcuts taken away, so one module mak
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cnnjax.models.layers import BatchNorm, conv
+from cnnjax.models.tap import tap
 
 
 class Block(nn.Module):
-    """One block: basic, two 3x3 convolutions, or bottleneck, 1x1 down, 3x3, 1x1 up to four times the filters (figure 5).
+    """One block: basic, two 3x3 convolutions, or bottleneck, 1x1 down, 3x3, 1x1 up to four times the filters.
 
-    `(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), filters)`; a bottleneck gives `4 * filters`. The paper strides in the
-    first convolution; `stride_in_3x3` moves a bottleneck's stride to its 3x3 (torchvision, "v1.5").
-    `shortcut` is the option of section 3.3 where the shape changes. A: subsample and pad new channels with zeros,
-    without parameters; B: 1x1 projection; C: projections everywhere.
+    `(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), filters)`; a bottleneck gives `4 * filters`. The paper
+    strides in the first convolution; `stride_in_3x3` moves a bottleneck's stride to its 3x3 (torchvision, "v1.5").
+    `shortcut` is the option of section 3.3 where the shape changes. A: subsample and pad new channels with zeros, half
+    of them before and half after, without parameters; B: 1x1 projection; C: projections everywhere.
     """
 
     filters: int
     stride: int = 1
     bottleneck: bool = False
     residual: bool = True
-    shortcut: str = "A"
+    shortcut: Literal["A", "B", "C"] = "A"
     zero_init: bool = False
     stride_in_3x3: bool = False
     bn_axis_name: str | None = None
@@ -54,7 +55,8 @@ class Block(nn.Module):
                 x = conv_norm(x, filters, 1, self.stride, "_shortcut")
             elif x.shape != y.shape:
                 x = x[:, :: self.stride, :: self.stride]
-                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, filters - x.shape[-1])))
+                new = filters - x.shape[-1]             # on both sides, so that PyTorch's CIFAR weights fit as they are
+                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
             y += x
         return nn.relu(y)
 
@@ -62,18 +64,18 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """Stem, stages of blocks, global average pooling, linear classifier.
 
-    `(N, H, W, C) -> (N, num_classes)` logits, float32. Stage s of `blocks[s]` blocks has `width * 2**s` filters and halves the
-    map, but for the first. `stem` is "cifar" (3x3, section 4.2) or "imagenet" (7x7 stride 2, 3x3 max pooling stride 2,
-    table 1). With `features=True` the result is the dict of stage outputs "stem", "stage1", ... instead.
+    `(N, H, W, C) -> (N, num_classes)` logits, float32. Stage s of `blocks[s]` blocks has `width * 2**s` filters and
+    halves the map, but for the first. `stem` is "cifar" (3x3, section 4.2) or "imagenet" (7x7 stride 2, 3x3 max pooling
+    stride 2, table 1). With `features=True` the result is the dict of stage outputs "stem", "stage1", ... instead.
     """
 
     num_classes: int
     blocks: Sequence[int]
-    width: int
+    width: int                      # filters of the first stage: 16 for CIFAR, 64 for ImageNet
     bottleneck: bool = False
-    stem: str = "cifar"
+    stem: Literal["cifar", "imagenet"] = "cifar"
     residual: bool = True
-    shortcut: str = "A"
+    shortcut: Literal["A", "B", "C"] = "A"
     zero_init: bool = False
     stride_in_3x3: bool = False
     bn_axis_name: str | None = None
@@ -90,14 +92,15 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
-        stages = {"stem": x}
+        stages = {"stem": tap(self, "stem", x)}
+        x = stages["stem"]
         for s, count in enumerate(self.blocks):
             for b in range(count):
                 stride = 2 if s > 0 and b == 0 else 1
                 x = Block(self.width * 2**s, stride, self.bottleneck, self.residual, self.shortcut, self.zero_init,
                           self.stride_in_3x3, self.bn_axis_name, self.dtype, name=f"stage{s + 1}_block{b + 1}",
                           )(x, train=train)
-            stages[f"stage{s + 1}"] = x
+            stages[f"stage{s + 1}"] = x = tap(self, f"stage{s + 1}", x)
         if features:
             return stages
 
@@ -107,7 +110,8 @@ class ResNet(nn.Module):
 
 
 def cifar_blocks(depth: int) -> tuple[int, int, int]:
-    """Blocks of the three stages of a CIFAR net of `6n + 2` layers (section 4.2). Raises ValueError for another depth."""
+    """Blocks of the three stages of a CIFAR net of `6n + 2` layers (section 4.2). Raises ValueError for another
+    depth."""
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"depth {depth}: a CIFAR net has 6n + 2 layers, such as 20, 32, 44, 56 or 110")
     return ((depth - 2) // 6,) * 3
