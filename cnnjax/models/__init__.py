@@ -2,21 +2,29 @@
 
 Every network is called as `module.apply(variables, images, train=False)` with images `(N, H, W, C)` and gives logits
 `(N, num_classes)` in float32; with `features=True` it gives the dict of its stages' outputs by name instead, for
-detectors and pictures.
+detectors and pictures. GoogLeNet in training gives `(logits, aux1, aux2)`.
 """
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import flax.linen as nn
 
+from cnnjax.errors import UserError
+from cnnjax.models.alexnet import AlexNet
+from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.lenet import LeNet5
 from cnnjax.models.resnet import IMAGENET_BLOCKS, ResNet, cifar_blocks
+from cnnjax.models.vgg import CONVS, VGG
 
-_REGISTRY: dict[str, Callable[..., nn.Module]] = {}
+_REGISTRY: dict[str, Callable[..., nn.Module]] = {"lenet5": LeNet5, "alexnet": AlexNet, "googlenet": GoogLeNet}
 
+for _depth, _convs in CONVS.items():
+    _REGISTRY[f"vgg{_depth}"] = partial(VGG, convs=_convs)
+    _REGISTRY[f"vgg{_depth}_bn"] = partial(VGG, convs=_convs, batch_norm=True)
 for _depth in (20, 32, 44, 56, 110):
     _REGISTRY[f"resnet{_depth}"] = partial(ResNet, blocks=cifar_blocks(_depth), width=16)
 for _depth in (20, 32, 44, 56):
@@ -35,7 +43,8 @@ def names() -> list[str]:
 
 
 def fields(name: str) -> dict[str, Any]:
-    """The fields of a network and their defaults, as `create(name)` would have them. Raises ValueError as `create` does."""
+    """The fields of a network and their defaults, as `create(name)` would have them. Raises UserError as `create`
+    does."""
     module = create(name)
     return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
 
@@ -43,18 +52,35 @@ def fields(name: str) -> dict[str, Any]:
 def create(name: str, num_classes: int = 10, **fields: Any) -> nn.Module:
     """A network by name, any of its module's fields overridden.
 
-    Raises ValueError for an unknown name or field, with the nearest known one.
+    Raises UserError for an unknown name or field, or a value that a field does not know, with the nearest known one.
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"unknown network {name!r}{_suggest(name, _REGISTRY)}")
-    make = _REGISTRY[name]
-    known = {f.name for f in dataclasses.fields(getattr(make, "func", make))} - {"parent", "name"}
-    for field in fields:
+    make = _REGISTRY.get(name)
+    if make is None:
+        raise UserError(f"unknown network {name!r}{_suggest(name, _REGISTRY)}")
+    module_class = make.func if isinstance(make, partial) else make
+    known = {f.name for f in dataclasses.fields(module_class)} - {"parent", "name"}           # type: ignore[arg-type]
+    hints = get_type_hints(module_class)
+    for field, value in fields.items():
         if field not in known:
-            raise ValueError(f"{name} has no field {field!r}{_suggest(field, known)}")
+            raise UserError(f"{name} has no field {field!r}{_suggest(field, known)}")
+        if get_origin(hints[field]) is Literal and value not in get_args(hints[field]):
+            raise UserError(f"{name}: unknown {field} {value!r}{_suggest(value, get_args(hints[field]))}")
     return make(num_classes=num_classes, **fields)
 
 
-def _suggest(word: str, known) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
+def image_shape(name: str, stem: str | None = None) -> tuple[int, int, int]:
+    """Height, width and channels of the images that a network's paper feeds it; 32x32 colour for `stem="cifar"`.
+
+    Raises UserError for an unknown name.
+    """
+    default = fields(name)
+    if name == "lenet5":
+        return (32, 32, 1)
+    if (stem or default.get("stem")) == "cifar":
+        return (32, 32, 3)
+    return (227, 227, 3) if name == "alexnet" else (224, 224, 3)
+
+
+def _suggest(word: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word), list(known), 1)
     return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
