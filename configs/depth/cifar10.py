@@ -13,6 +13,8 @@ from configs import defaults
 
 def get_config() -> ConfigDict:
     config = defaults.depth_study()
+    config.study.title = "CIFAR-10"
+    config.study.published = defaults.CIFAR10_PUBLISHED
     config.data.source = "cifar10"          # TFDS; or --config.data.source=tar --config.data.path=FILE.tar
     config.study.seeds = (0, 1, 2, 3, 4)
     return config

@@ -11,4 +11,6 @@ from configs.depth import cifar10
 def get_config() -> ConfigDict:
     config = cifar10.get_config()
     config.data.source = "cifar100"
+    config.study.title = "CIFAR-100"
+    config.study.published = ()
     return config

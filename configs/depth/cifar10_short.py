@@ -11,6 +11,8 @@ from configs import defaults
 
 def get_config() -> ConfigDict:
     config = defaults.depth_study()
+    config.study.title = "CIFAR-10"
+    config.study.published = defaults.CIFAR10_PUBLISHED
     config.data.source = "cifar10"
     config.steps = 4_000
     config.schedule.boundaries = (2_800, 3_600)

@@ -13,6 +13,7 @@ from configs import defaults
 def get_config() -> ConfigDict:
     config = defaults.depth_study()
     config.data.source = "fashion_mnist"
+    config.study.title = "Fashion-MNIST"
     config.data.pad = 2
     config.steps = 16_000
     config.schedule.boundaries = (8_000, 12_000)

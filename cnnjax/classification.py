@@ -1,0 +1,195 @@
+"""Image classification: a network, a loss and images put together into a run of the training loop."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from ml_collections import ConfigDict
+
+from cnnjax import data as datasets
+from cnnjax import models
+from cnnjax.data import augment
+from cnnjax.data.feed import evaluation_batches
+from cnnjax.errors import UserError
+from cnnjax.training import loop
+from cnnjax.training import state as states
+from cnnjax.training import step as steps
+from cnnjax.training import workdir as workdirs
+from cnnjax.training.state import State, stream
+
+AUXILIARY_WEIGHT = 0.3
+"""Of the losses of GoogLeNet's two extra heads (Szegedy et al. 2014, section 5)."""
+
+Probe = Callable[[nn.Module, State], dict[str, Any]]
+"""A row for metrics.jsonl that is made at each evaluation, such as the gradient norm of each layer."""
+
+
+def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
+    """The network of `config.model`. Raises UserError for an unknown name, field or dtype."""
+    fields = dict(config.model)
+    name = fields.pop("name")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"config field 'dtype': found {config.dtype!r}, expected float32 or bfloat16")
+    try:
+        known = models.fields(name)
+        if config.sync_batch_norm and "bn_axis_name" in known:
+            fields["bn_axis_name"] = steps.AXIS
+        return models.create(name, num_classes, dtype=jnp.dtype(config.dtype), **fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"config field 'model': {error}") from error
+
+
+def loss_function(module: nn.Module) -> steps.LossFn:
+    """Cross-entropy with label smoothing, and the share of wrong answers, for a batch of `image` and `label`."""
+    def loss_fn(params, model_state, batch, key, hyper):
+        outputs, model_state = module.apply({"params": params, **model_state}, batch["image"], train=True,
+                                            mutable=list(model_state), rngs={"dropout": key})
+        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), hyper["label_smoothing"])
+        losses = [optax.softmax_cross_entropy(o, targets).mean() for o in (logits, *auxiliary)]
+        loss = losses[0] + AUXILIARY_WEIGHT * sum(losses[1:])
+        return loss, (model_state, {"error": jnp.mean(logits.argmax(-1) != batch["label"])})
+    return loss_fn
+
+
+def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Callable[..., dict[str, jax.Array]]:
+    """Sums over a batch of `image`, `label` and `mask`: `loss`, `error`, `top5_error` and the `count` of examples."""
+    def metrics_fn(params, model_state, batch):
+        images = augment.normalise(batch["image"], mean, std)
+        logits = module.apply({"params": params, **model_state}, images, train=False)
+        label = batch["label"][:, None]
+        score = jnp.take_along_axis(logits, label, 1)
+        # The rank of the right class; a tie counts against it, and so does a score that is no number.
+        rank = logits.shape[-1] - 1 - jnp.sum(logits < score, -1)
+        per_example = {"loss": optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]),
+                       "error": rank > 0, "top5_error": rank > 4, "count": jnp.ones_like(rank)}
+        return {name: jnp.sum(jnp.where(batch["mask"], value, 0).astype(jnp.float32))
+                for name, value in per_example.items()}
+    return metrics_fn
+
+
+def evaluator(config: ConfigDict, module: nn.Module, dataset: datasets.Dataset,
+              splits: tuple[str, ...]) -> Callable[[State], list[dict[str, Any]]]:
+    """A function of the state that gives a row of loss and errors for each split; every image counts exactly once."""
+    evaluate = steps.evaluation(evaluation_sums(module, dataset.mean, dataset.std))
+    devices = jax.local_device_count()
+    batches = {}
+    for split in splits:
+        images = getattr(dataset, split)
+        batches[split] = [steps.place(steps.shard(b, devices)) for b in evaluation_batches(images, config.batch_size)]
+
+    def rows(state: State) -> list[dict[str, Any]]:
+        params = state.params if state.ema is None else state.ema
+        result = []
+        for split in splits:
+            sums = {k: float(v) for k, v in evaluate(params, state.model_state, batches[split]).items()}
+            count = sums.pop("count")
+            if len(dataset.classes) <= 10:
+                del sums["top5_error"]
+            result.append({"split": split, **{k: v / count for k, v in sums.items()}})
+        return result
+    return rows
+
+
+def take_function(config: ConfigDict, dataset: datasets.Dataset) -> steps.TakeFn:
+    """A device's share of the batch of a step, from the whole training split: shuffled by epoch, cropped, flipped, normalised."""
+    def take(data: dict[str, jax.Array], state: State) -> dict[str, jax.Array]:
+        start, share = steps.local_slice(config.batch_size)
+        batch = augment.take(data, stream(state.seed, "order"), state.step, config.batch_size,
+                             shard=lax.axis_index(steps.AXIS), shards=lax.axis_size(steps.AXIS))
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(stream(state.seed, "augment"), state.step))
+        images = augment.normalise(batch["image"], dataset.mean, dataset.std)
+        if config.data.pad:
+            images = augment.pad_crop(images, crop_key, config.data.pad, first=start)
+        if config.data.flip:
+            images = augment.flip(images, flip_key, first=start)
+        return {"image": images, "label": batch["label"]}
+    return take
+
+
+def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None = None,
+          probe: Probe | None = None) -> dict[str, Any]:
+    """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then holds.
+
+    `dataset` is what `config.data` names, for a caller who has loaded it already.
+    """
+    loop.check(config)
+    create_model(config, 10)                # a wrong name or field is refused before any image is read
+    dataset = datasets.load(config.data, config.seed) if dataset is None else dataset
+    module = create_model(config, len(dataset.classes))
+    with workdirs.claim(workdir, config):
+        splits = ("test",) if dataset.validation is None else ("validation", "test")
+        scores = evaluator(config, module, dataset, splits)
+        def rows(state: State) -> list[dict[str, Any]]:
+            return scores(state) + ([] if probe is None else [probe(module, state)])
+
+        state = loop.fit(
+            config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module), take=take_function(config, dataset),
+            resident={"image": np.asarray(dataset.train.images), "label": dataset.train.labels},
+            evaluate=rows, name=workdir.name)
+        return _summarise(config, workdir, state, len(dataset.test.labels))
+
+
+def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, Any]:
+    """The row of loss and errors of a run's checkpoint on "train", "validation" or "test", without augmentation.
+
+    The checkpoint is that of `step`, else the best on the validation split where there is one, else the last.
+    Raises UserError for a folder that is no run, a step or a split that is not there.
+    """
+    config = workdirs.read_config(workdir)
+    dataset = datasets.load(config.data, config.seed)
+    if getattr(dataset, split) is None:
+        raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0, without such a split")
+    module, state, step = restore(workdir, config, dataset, step)
+    return {"step": step, **evaluator(config, module, dataset, (split,))(state)[0]}
+
+
+def restore(workdir: Path, config: ConfigDict, dataset: datasets.Dataset,
+            step: int | None = None) -> tuple[nn.Module, State, int]:
+    """The network and the state of a run's checkpoint, chosen as in `evaluate`, and its step."""
+    module = create_model(config, len(dataset.classes))
+    like = jax.eval_shape(lambda: states.create(config, init_function(module, dataset)))
+    with contextlib.closing(loop.open_checkpoints(config, workdir)) as checkpoints:
+        if step is not None and step not in checkpoints.steps():
+            raise UserError(f"--step {step}: {workdir} has checkpoints of steps {checkpoints.steps()}")
+        restored = checkpoints.restore(like, step if step is not None else checkpoints.best_step())
+    if restored is None:
+        raise UserError(f"{workdir} has no checkpoint yet")
+    step, state, _ = restored
+    return module, state, step
+
+
+def init_function(module: nn.Module, dataset: datasets.Dataset) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """`init(key) -> (params, other collections)` of a network for the images of a data set."""
+    sample = jnp.zeros((1, *dataset.train.images.shape[1:]))
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        variables = dict(module.init({"params": key, "dropout": key}, sample, train=True))
+        return variables.pop("params"), variables
+    return init
+
+
+def _summarise(config: ConfigDict, workdir: Path, state: State, test_images: int) -> dict[str, Any]:
+    rows = workdirs.read_rows(workdir / workdirs.METRICS)
+    timing = workdirs.read_rows(workdir / workdirs.TIMING)
+    late = [r["error"] for r in rows if r["split"] == "train" and r["step"] > 0.95 * config.steps]
+    result: dict[str, Any] = {
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)), "steps": config.steps,
+        # As in the paper's curves: over augmented batches, here those of the last twentieth of the steps.
+        "train_error": float(np.mean(late)) if late else None,
+        "images_per_second": float(np.median([r["images_per_second"] for r in timing])),
+        "seconds": timing[-1]["seconds"], "test_images": test_images,
+    }
+    for row in rows:
+        if row["step"] == config.steps and row["split"] in ("validation", "test"):
+            result[f"{row['split']}_error"] = row["error"]
+    workdirs.write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    return result

@@ -1,0 +1,135 @@
+"""The command `cnnjax`: one verb a use. `cnnjax --help` teaches."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from cnnjax import __version__
+from cnnjax import config as configs
+from cnnjax.errors import UserError
+
+EPILOG = """
+Any field of a config can be set: --config.optimizer.learning_rate=0.05, --config.model.width=32.
+A command that was stopped or killed goes on when it is run again with the same --workdir.
+
+  cnnjax depth                                       the comparison on the embedded digits, minutes
+  cnnjax train --config configs/train/digits.py --workdir runs/digits
+  cnnjax eval --workdir runs/digits
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit status: 0, 2 for what the user can mend, 130 or 143 when stopped by a signal."""
+    from cnnjax.training.loop import Interrupted        # after the environment is read, before JAX starts
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = []
+    for i, argument in enumerate(rest):
+        if argument.startswith("--config."):
+            overrides.append(argument.removeprefix("--config."))
+        elif not (i and rest[i - 1].startswith("--config.") and "=" not in rest[i - 1]):
+            parser.error(f"unrecognised argument {argument!r}")
+        else:
+            overrides[-1] += "=" + argument
+    try:
+        _start_jax()
+        options.run(options, overrides)
+        return 0
+    except UserError as error:
+        print(f"cnnjax: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"cnnjax: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print("cnnjax: stopped at once; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose another "
+              "--workdir, then run the same command again", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cnnjax", description="The classic convolutional networks, LeNet-5 to Faster R-CNN, in JAX and Flax.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"cnnjax {__version__}")
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace, list[str]], None], help: str, *, config: str | None,
+             workdir: str | None) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        if config is not None:
+            sub.add_argument("--config", metavar="FILE", default=config or None, required=not config,
+                             help="a config file; " + (f"default {config}; " if config else "") +
+                             "set its fields by --config.path.to.field=value")
+        if workdir is not None:
+            sub.add_argument("--workdir", metavar="DIR", type=Path, default=Path(workdir) if workdir else None,
+                             required=not workdir, help="where the run is kept; the same command goes on from it"
+                             + (f"; default {workdir}" if workdir else ""))
+        sub.set_defaults(run=run)
+        return sub
+
+    verb("depth", _depth, "plain against residual at several depths and seeds: curves, table, figure, report",
+         config="configs/depth/digits.py", workdir="runs/depth")
+    verb("train", _train, "train one network, or one detector", config="", workdir="")
+    sub = verb("eval", _eval, "a checkpoint on a split", config=None, workdir="")
+    sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
+    return parser
+
+
+def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDict) -> ConfigDict:
+    path = Path(options.config)
+    if not path.is_file() and not path.is_absolute():       # a config of the package, from any folder
+        packaged = Path(__file__).parent.parent / path
+        path = packaged if packaged.is_file() else path
+    config = configs.load(path, overrides)
+    configs.check(config, reference)
+    return config
+
+
+def _start_jax() -> None:
+    """Compiled programs are kept between runs, in the user's cache directory."""
+    import jax
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_directory() / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def cache_directory() -> Path:
+    """`CNNJAX_CACHE`, or `cnnjax` in the user's cache directory."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
+    return Path(os.environ.get("CNNJAX_CACHE") or default)
+
+
+def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
+    from configs import defaults
+    from experiments import depth
+    depth.run(_load(options, overrides, defaults.depth_study()), options.workdir)
+
+
+def _train(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax import classification
+    from configs import defaults
+    result = classification.train(_load(options, overrides, defaults.classification()), options.workdir)
+    print(f"test error {100 * result['test_error']:.2f} %, {result['parameters']:,} parameters, "
+          f"{result['images_per_second']:.0f} images/s; {options.workdir}")
+
+
+def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax import classification
+    if overrides:
+        raise UserError(f"eval takes its config from the workdir; --config.{overrides[0]} cannot be set")
+    row = classification.evaluate(options.workdir, options.split, options.step)
+    print(f"{row['split']} error {100 * row['error']:.2f} %, loss {row['loss']:.4f}, step {row['step']}")

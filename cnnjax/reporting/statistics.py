@@ -1,0 +1,22 @@
+"""What a handful of seeds can say: means, intervals, and whether a difference is shown."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval (Student's t over the values); the half is NaN for one value."""
+    count = len(values)
+    if count < 2:
+        return float(np.mean(values)), math.nan
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count)
+    return float(np.mean(values)), float(half)
+
+
+def binomial_half_width(share: float, count: int) -> float:
+    """Half the width of the 95 % interval of a share measured on `count` examples (Wilson), for a single run."""
+    z = 1.96
+    return z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -1,0 +1,22 @@
+"""Tables of text: to a terminal and to Markdown. HTML's are in `cnnjax.reporting.html`."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Prints the table to standard output: the first column to the left, the others to the right."""
+    table = Table(title=title)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None).print(table)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The table in Markdown, its first column to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,247 @@
+"""The training loop: runs a loss function over data, and leaves a workdir that any later call goes on from.
+
+It knows no network and no detector by name. It is where a run's side effects are: files, signals, what is printed.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.errors import UserError
+from cnnjax.training import progress, schedules, step as steps_, workdir as workdirs
+from cnnjax.training import state as states
+from cnnjax.training.checkpoints import Checkpoints
+from cnnjax.training.state import State
+
+Evaluate = Callable[[State], list[dict[str, Any]]]
+"""Rows for metrics.jsonl, each with a "split"; their step is added."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop by a signal, and was saved. Its message says how to go on."""
+
+    def __init__(self, signum: int, step: int, workdir: Path):
+        super().__init__(f"stopped by {signal.Signals(signum).name} and saved at step {step} in {workdir}; "
+                         "run the same command again to go on")
+        self.signum = signum
+
+
+class Diverged(UserError):
+    """The loss is no longer a number."""
+
+
+def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[Any, Any]], loss_fn: steps_.LossFn,
+        take: steps_.TakeFn, resident: Any = None, stream: Callable[[int], Iterator[Any]] | None = None,
+        evaluate: Evaluate | None = None, name: str = "train") -> State:
+    """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `init(key)`, and returns the last state.
+
+    `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch` picks a
+    device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from `stream(step)`, an
+    iterator of batches of `config.batch_size` from that step on, of which `take` is given the device's share.
+    `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end.
+
+    The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss that is
+    not finite, and UserError for a config that cannot be run.
+    """
+    check(config)
+    optimizer = states.optimizer(config)
+    rate = jax.jit(lambda step: config.optimizer.learning_rate * schedules.from_config(config.schedule, config.steps)(step))
+    checkpoints = open_checkpoints(config, workdir)
+    with ExitStack() as stack:
+        stack.callback(checkpoints.close)
+        state = states.create(config, init)
+        restored = checkpoints.restore(state)
+        step, host = 0, {"seconds": 0.0, "window": []}
+        if restored is not None:
+            step, state, host = restored
+            checkpoints.remove_after(step)
+        metrics_file = workdirs.Rows(workdir / workdirs.METRICS, step)
+        timing_file = workdirs.Rows(workdir / workdirs.TIMING, step)
+        stack.callback(metrics_file.close)
+        stack.callback(timing_file.close)
+        if step == config.steps:
+            return state
+
+        length = dispatch_length(config)
+        if step % length:               # saved by a signal's handler between two rows, with another dispatch length
+            raise UserError(f"config field 'steps_per_dispatch': the checkpoint at step {step} cannot be reached by {length} "
+                            "steps at a time; set it as it was")
+        dispatch = steps_.train_dispatch(loss_fn, optimizer, take, length, resident=stream is None,
+                                         ema_decay=config.optimizer.ema)
+        state = steps_.replicate(state)
+        fed = _endless(steps_.replicate(resident)) if stream is None else _stacked(stream(step), length)
+        events = stack.enter_context(_events(config, workdir, step))
+        report = stack.enter_context(progress.bar(name, config.steps, step))
+        stopped = stack.enter_context(_signals())
+        began = mark = time.monotonic()
+        window: list[dict[str, float]] = host["window"]
+        running: deque[tuple[int, Any]] = deque()
+        text = ""
+
+        def seconds() -> float:
+            return host["seconds"] + time.monotonic() - began
+
+        def finish_one() -> None:
+            """Waits for the oldest dispatch and writes its rows."""
+            nonlocal mark, text
+            last, metrics = running.popleft()
+            metrics = jax.device_get(metrics)
+            for i in range(length):
+                row = {key: float(value[i]) for key, value in metrics.items()}
+                at = last - length + i + 1
+                if not math.isfinite(row["loss"]):
+                    kept = checkpoints.steps()
+                    raise Diverged(f"the loss is {row['loss']} at step {at}, learning rate {float(rate(at - 1)):.4g}; the "
+                                   f"last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
+                                   "optimizer.learning_rate or set optimizer.clip_norm")
+                window.append(row)
+            now = time.monotonic()
+            speed = length * config.batch_size / (now - mark)
+            mark = now
+            text = ", ".join(f"{key} {window[-1][key]:.3g}" for key in ("loss", "error") if key in window[-1])
+            text += f", {speed:.0f} images/s"
+            report(last, text)
+            if last % config.log_every == 0:
+                mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
+                write({"step": last, "split": "train", "learning_rate": float(rate(last - 1)), **mean})
+                timing_file.append({"step": last, "images_per_second": speed, "seconds": seconds()})
+                window.clear()
+
+        def write(row: dict[str, Any]) -> None:
+            metrics_file.append(row)
+            events(row)
+
+        while step < config.steps:
+            state, metrics = dispatch(state, next(fed))
+            step += length
+            running.append((step, metrics))
+            at_eval = step % config.eval_every == 0 or step == config.steps
+            at_save = step % config.checkpoint_every == 0 or step == config.steps
+            drained = at_eval or at_save or bool(stopped)
+            while len(running) > (0 if drained else 1):     # one dispatch is always under way while Python writes
+                finish_one()
+            scores: dict[str, float] = {}
+            if at_eval and evaluate is not None:
+                for row in evaluate(state):
+                    write({"step": step, **row})
+                    scores |= {f"{row['split']}_{k}": v for k, v in row.items() if isinstance(v, float)}
+                mark = time.monotonic()
+            if at_save or stopped:
+                checkpoints.save(step, state, {"seconds": seconds(), "window": window}, scores or None)
+                mark = time.monotonic()
+            if stopped:
+                checkpoints.wait()
+                if step < config.steps:
+                    raise Interrupted(stopped[0], step, workdir)
+        checkpoints.wait()
+    return state
+
+
+def open_checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
+    """The checkpoints of a run: the latest, and the one of least error on the validation split where images are held out."""
+    best = "validation_error" if config.get("data", {}).get("validation") else None
+    return Checkpoints(workdir / "checkpoints", config.keep_checkpoints, best)
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses what no loop can run. Raises UserError naming the field, what was found and what was expected."""
+    for field in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints",
+                  "steps_per_dispatch"):
+        if config[field] < 1:
+            raise UserError(f"config field {field!r}: found {config[field]}, expected at least 1")
+    if config.steps % config.log_every:
+        raise UserError(f"config field 'log_every': {config.log_every} does not divide steps = {config.steps}")
+    if config.batch_size % jax.device_count():
+        raise UserError(f"config field 'batch_size': {config.batch_size} images cannot be shared evenly by the "
+                        f"{jax.device_count()} devices")
+    if config.optimizer.learning_rate < 0 or not math.isfinite(config.optimizer.learning_rate):
+        raise UserError(f"config field 'optimizer.learning_rate': found {config.optimizer.learning_rate}, expected a "
+                        "number that is not negative")
+    for field in ("momentum", "label_smoothing", "ema"):
+        if not 0 <= config.optimizer[field] < 1:
+            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected 0 <= {field} < 1")
+    for field in ("weight_decay", "clip_norm"):
+        if not config.optimizer[field] >= 0:
+            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0")
+    try:
+        schedules.from_config(config.schedule, config.steps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def dispatch_length(config: ConfigDict) -> int:
+    """Steps in one program: the most, up to `config.steps_per_dispatch`, that meets every row, evaluation and checkpoint."""
+    common = math.gcd(config.steps, config.log_every, config.eval_every, config.checkpoint_every)
+    return max(n for n in range(1, config.steps_per_dispatch + 1) if common % n == 0)
+
+
+def _endless(data: Any) -> Iterator[Any]:
+    while True:
+        yield data
+
+
+def _stacked(batches: Iterator[Any], length: int) -> Iterator[Any]:
+    """Batches as the devices take them: leaves `(length, devices, share, ...)`."""
+    devices = jax.local_device_count()
+    while True:
+        several = [steps_.shard(next(batches), devices) for _ in range(length)]
+        yield jax.tree.map(lambda *leaf: np.stack(leaf), *several)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that SIGINT or SIGTERM is appended to. The second one acts at once, as it would have without us."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():       # only the main thread may set handlers
+        yield caught
+        return
+    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handler(signum: int, frame: Any) -> None:
+        caught.append(signum)
+        for s, previous in old.items():
+            signal.signal(s, previous)
+    for s in old:
+        signal.signal(s, handler)
+    try:
+        yield caught
+    finally:
+        for s, previous in old.items():
+            signal.signal(s, previous)
+
+
+@contextmanager
+def _events(config: ConfigDict, workdir: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that sends a row's numbers to TensorBoard and Weights & Biases, where the config asks for them."""
+    sinks: list[Callable[[str, float, int], None]] = []
+    with ExitStack() as stack:
+        if config.tensorboard:
+            from tensorboardX import SummaryWriter
+            writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+            stack.callback(writer.close)
+            sinks.append(writer.add_scalar)
+        if config.wandb:
+            try:
+                import wandb
+            except ImportError:
+                raise UserError("config field 'wandb' is set but the package is missing: pip install wandb") from None
+            run = wandb.init(project=config.wandb, dir=str(workdir), name=workdir.name, config=config.to_dict())
+            stack.callback(run.finish)
+            sinks.append(lambda key, value, at: run.log({key: value}, step=at))
+
+        def send(row: dict[str, Any]) -> None:
+            for key, value in row.items():
+                if isinstance(value, float):
+                    for sink in sinks:
+                        sink(f"{row['split']}/{key}", value, row["step"])
+        yield send

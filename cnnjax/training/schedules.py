@@ -1,0 +1,59 @@
+"""Learning rate schedules, as multipliers of a base rate.
+
+The base rate is an argument of the compiled step, the shape of the schedule is part of the program: a sweep over rates
+compiles once.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def piecewise(boundaries: tuple[int, ...], factor: float) -> Schedule:
+    """`factor**i` after `i` of the boundaries (in steps) are reached: He et al. 2015, section 4.2."""
+    return lambda step: factor ** jnp.sum(step >= jnp.asarray(boundaries, jnp.int32)).astype(jnp.float32)
+
+
+def cosine(steps: int) -> Schedule:
+    """From 1 at step 0 to 0 at `steps` along half a cosine (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
+    return lambda step: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(step / steps, 1)))
+
+
+def polynomial(steps: int, power: float) -> Schedule:
+    """`(1 - step / steps)**power`: the rate of GoogLeNet's published solver, with power 0.5."""
+    return lambda step: jnp.maximum(1 - step / steps, 0) ** power
+
+
+def constant() -> Schedule:
+    """Always 1."""
+    return lambda step: jnp.ones((), jnp.float32)
+
+
+def with_warmup(schedule: Schedule, steps: int, factor: float, kind: str) -> Schedule:
+    """`schedule`, but for the first `steps`: "linear" climbs from `factor` to 1, "constant" holds `factor`.
+
+    He et al. 2015 hold 0.1 for about 400 steps before training 110 layers.
+    """
+    def warm(step: jax.Array) -> jax.Array:
+        held = factor if kind == "constant" else factor + (1 - factor) * step / steps
+        return jnp.where(step < steps, held, schedule(step))
+    return warm if steps else schedule
+
+
+def from_config(config: ConfigDict, steps: int) -> Schedule:
+    """The schedule that a config's group `schedule` describes for a run of `steps`. Raises ValueError naming the field."""
+    schedules: dict[str, Callable[[], Schedule]] = {
+        "piecewise": lambda: piecewise(tuple(config.boundaries), config.factor),
+        "cosine": lambda: cosine(steps),
+        "polynomial": lambda: polynomial(steps, config.power),
+        "constant": constant,
+    }
+    if config.name not in schedules:
+        raise ValueError(f"config field 'schedule.name': found {config.name!r}, expected one of {', '.join(schedules)}")
+    if config.warmup not in ("linear", "constant"):
+        raise ValueError(f"config field 'schedule.warmup': found {config.warmup!r}, expected linear or constant")
+    return with_warmup(schedules[config.name](), config.warmup_steps, config.warmup_factor, config.warmup)

@@ -1,0 +1,120 @@
+"""The training step and the evaluation over all devices. The only module that knows of `pmap`.
+
+The state is replicated and unstacked (`in_axes=None`): no leading device axis, no `x[0]`. One device is the same code.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from cnnjax.training.state import Optimizer, State, stream
+
+AXIS = "data"
+"""The mapped axis: the devices of all hosts."""
+
+LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+"""`(params, model_state, batch, key, hyper) -> (loss, (new_model_state, metrics))`, pure, for the batch of one device."""
+
+TakeFn = Callable[[Any, State], Any]
+"""`(data, state) -> batch`, pure: what one device trains on at `state.step`. It may ask for `lax.axis_index(AXIS)`."""
+
+
+def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: State,
+               batch: Any) -> tuple[State, dict[str, jax.Array]]:
+    """One step of one device, inside the mapped axis: gradients, statistics and metrics are means over the devices."""
+    key = jax.random.fold_in(stream(state.seed, "dropout"), state.step)
+    key = jax.random.fold_in(key, lax.axis_index(AXIS))
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (model_state, metrics)), grads = grad_fn(state.params, state.model_state, batch, key, state.hyper)
+    grads, model_state, metrics = lax.pmean((grads, model_state, {"loss": loss, **metrics}), AXIS)
+
+    updates, opt_state = optimizer(state.hyper).update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(params),
+                "update_norm": optax.global_norm(updates)}
+    ema = state.ema
+    if ema_decay:
+        ema = optax.incremental_update(params, ema, 1 - ema_decay)
+    return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state,
+                         ema=ema), metrics
+
+
+def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: int, *, resident: bool,
+                   ema_decay: float = 0.0) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+    """Many steps in one call: `(state, data) -> (state, metrics)`, each metric of shape `(steps,)`.
+
+    The state is donated. `data` is replicated and the same for each step when `resident`; else each leaf has leading
+    axes `(steps, devices)` and step i of a device takes its slice.
+
+    The steps are one program with a loop in it; on the CPU they are single programs one after the other, since XLA runs
+    the gradients of convolutions inside a loop there many times slower than outside, and a step is long beside a call.
+    """
+    def step(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
+        return train_step(loss_fn, optimizer, ema_decay, state, take(kept if resident else fed, state))
+
+    nothing = jnp.zeros((steps, jax.local_device_count()), bool)        # pmap wants an argument that is mapped
+    if jax.default_backend() == "cpu":
+        mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
+
+        def dispatch(state: State, data: Any) -> tuple[State, dict[str, jax.Array]]:
+            kept, fed = (data, nothing) if resident else (None, data)
+            several = []
+            for i in range(steps):
+                state, metrics = mapped(state, kept, jax.tree.map(lambda x, i=i: x[i], fed))
+                several.append(metrics)
+            return state, jax.tree.map(lambda *x: jnp.stack(x), *several)
+        return dispatch
+
+    def loop(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
+        return lax.scan(lambda state, fed: step(state, kept, fed), state, fed, length=steps)
+
+    looped = jax.pmap(loop, axis_name=AXIS, in_axes=(None, None, 1), out_axes=(None, None), donate_argnums=0)
+    if resident:
+        return lambda state, data: looped(state, data, nothing)
+    return lambda state, data: looped(state, None, data)
+
+
+def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
+    """Sums of `metrics_fn(params, model_state, batch)` over all batches of all devices: `(params, model_state, batches)`.
+
+    `batches` is a list of batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so that
+    whatever the batch and the device count each example is counted exactly once.
+    """
+    @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
+    def sums_of(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
+        return lax.psum(metrics_fn(params, model_state, batch), AXIS)
+
+    def evaluate(params: Any, model_state: Any, batches: Sequence[Any]) -> dict[str, jax.Array]:
+        return jax.tree.map(lambda *x: sum(x), *[sums_of(params, model_state, batch) for batch in batches])
+    return evaluate
+
+
+def shard(batch: Any, devices: int) -> Any:
+    """`(N, ...)` leaves as `(devices, N / devices, ...)`."""
+    return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)
+
+
+def local_slice(global_batch: int) -> tuple[jax.Array, int]:
+    """Start and length of this device's share of a global batch, inside the mapped axis."""
+    share = global_batch // lax.axis_size(AXIS)
+    return lax.axis_index(AXIS) * share, share
+
+
+def replicate(tree: Any) -> Any:
+    """The tree on every local device, as `pmap` wants a replicated argument, so that no call copies it again."""
+    return _put(tree, jax.sharding.PartitionSpec())
+
+
+def place(tree: Any) -> Any:
+    """Leaves `(devices, ...)` on their devices, so that no call copies them again."""
+    return _put(tree, jax.sharding.PartitionSpec(AXIS))
+
+
+def _put(tree: Any, spec: jax.sharding.PartitionSpec) -> Any:
+    mesh = jax.sharding.Mesh(jax.local_devices(), (AXIS,))
+    return jax.device_put(jax.tree.map(jnp.asarray, tree), jax.sharding.NamedSharding(mesh, spec))

@@ -1,0 +1,122 @@
+"""The folder of one run: its config, its lock, its metrics. Everything that is shown of a run is read from here.
+
+`metrics.jsonl` holds what the config determines, so that two runs of one config give the same bytes; `timing.jsonl`
+holds what the machine determines.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from ml_collections import ConfigDict
+
+from cnnjax import config as configs
+from cnnjax.errors import UserError
+
+METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
+
+FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints")
+"""Fields that may change when a run goes on: the same images may lie elsewhere, and the rest does not touch the result."""
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Holds `workdir` for this process and this config.
+
+    Raises UserError when another process holds it, when it was begun with another config (the differing fields are
+    named), or when it cannot be written.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "a+")
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(f"workdir {workdir} is in use by process {lock.read().strip() or 'unknown'}; wait for it or "
+                            "choose another --workdir") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        _same_config(workdir, config)
+        yield
+
+
+def _same_config(workdir: Path, config: ConfigDict) -> None:
+    path = workdir / "config.json"
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error}); choose another --workdir") from error
+        new = json.loads(configs.dump(config))
+        changed = [d for d in configs.differences(old, new) if not d.startswith(FREE_FIELDS)]
+        if changed:
+            raise UserError(f"workdir {workdir} belongs to another config ({'; '.join(changed)}); choose another --workdir "
+                            "or remove it")
+    write(path, configs.dump(config))
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config of the run in `workdir`. Raises UserError when there is none."""
+    path = workdir / "config.json"
+    try:
+        return ConfigDict(_tuples(json.loads(path.read_text())))
+    except FileNotFoundError:
+        raise UserError(f"{workdir} is not a run: it has no config.json") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+
+
+def _tuples(tree: Any) -> Any:
+    """JSON's lists as the tuples that a config holds."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(tree) if isinstance(tree, list) else tree
+
+
+def write(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, without a last line that was cut off; none when there is no file."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    rows = []
+    for line in lines[:-1]:                 # what follows the last newline was cut off while it was written
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(f"{path}, line {len(rows) + 1} is not JSON: {error}") from error
+    return rows
+
+
+class Rows:
+    """A JSON-lines file that is appended to and flushed row by row, begun anew from its rows up to `step`."""
+
+    def __init__(self, path: Path, step: int):
+        kept = [row for row in read_rows(path) if row["step"] <= step]
+        write(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file: TextIO = open(path, "a")
+
+    def append(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
