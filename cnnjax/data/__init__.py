@@ -1,0 +1,86 @@
+"""Images for classification: where they come from, how they reach the device, how they are augmented there.
+
+`load(config.data, seed)` reads a source by name into a `Dataset`; `cnnjax.data.feed` brings it to the device and
+`cnnjax.data.augment` shuffles, crops and flips inside the training step.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data import sources
+from cnnjax.data.sets import Dataset, ImageSet
+from cnnjax.errors import UserError
+
+__all__ = ["Dataset", "ImageSet", "load"]
+
+
+_DEFAULTS = {"source": "digits", "path": "", "image_size": 0, "validation": 0, "cache": "", "on_error": "stop"}
+
+
+def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
+    """The data set that the `data` part of a config names. Its fields, and what each is when left out:
+
+    source       "digits"; or another of `cnnjax.data.sources.names()`, a TFDS name ("cifar10") or "tfds:NAME"
+    path         ""; the folder, tar, folder of idx files or TFDS data_dir
+    image_size   0: as the source has them; otherwise the shorter side is resized to this and the centre cut out
+    validation   0; images held out of the training split (He et al. 2016, section 4.2: 5,000 of 50,000)
+    cache        ""; folder for decoded images, by default $CNNJAX_CACHE or ~/.cache/cnnjax
+    on_error     "stop" at an unreadable image, or "skip" it, with a warning that counts and lists what was skipped
+
+    `seed` only draws the images that `validation` holds out; a source's own split never depends on it. With
+    `validation` the training images that stay are copied into memory; a memory-mapped set is otherwise left on disk.
+    Raises `UserError` for whatever the user can mend: an unknown name, missing or broken files, a field out of range.
+    """
+    options = ConfigDict({name: config.get(name, default) for name, default in _DEFAULTS.items()})
+    if options.image_size < 0 or options.validation < 0:
+        raise UserError(f"data.image_size and data.validation must be 0 or more, not {options.image_size} and "
+                        f"{options.validation}")
+    if options.on_error not in ("stop", "skip"):
+        raise UserError(f"data.on_error is {options.on_error!r}; it must be 'stop' or 'skip'")
+
+    read = sources.read(options)
+    if read.skipped:
+        warnings.warn(f"{len(read.skipped)} unreadable images skipped: {'; '.join(read.skipped)}", stacklevel=2)
+    train, test, validation = read.splits["train"], read.splits["test"], read.splits.get("validation")
+    if options.validation:
+        if validation is not None:
+            raise UserError(f"data.validation={options.validation}, but {options.source} has a validation split of "
+                            f"its own ({len(validation.labels)} images): set it to 0")
+        train, validation = _hold_out(train, options.validation, seed)
+    mean, std = statistics(train.images)
+    return Dataset(train, validation, test, read.classes, mean, std)
+
+
+def _hold_out(train: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """`train` without `count` of its images, and those. Both keep the source's order."""
+    total = len(train.labels)
+    if count >= total:
+        raise UserError(f"data.validation={count} leaves nothing of the {total} training images")
+    held = np.zeros(total, bool)
+    held[np.random.RandomState(seed % 2**32).permutation(total)[:count]] = True     # RandomState: frozen streams
+    return (ImageSet(train.images[~held], train.labels[~held]), ImageSet(train.images[held], train.labels[held]))
+
+
+def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel over all pixels of uint8 (N, H, W, C), in [0, 1] units: float32 (C,).
+
+    Exact whatever the size, since they come from integer counts. A constant channel has deviation 1, not 0.
+    """
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), np.int64)
+    pixels = images.shape[1] * images.shape[2]
+    chunk = max(1, 2**22 // pixels)
+    for start in range(0, len(images), chunk):
+        part = np.asarray(images[start:start + chunk])
+        for c in range(channels):
+            counts[c] += np.bincount(part[..., c].ravel(), minlength=256)
+    values = np.arange(256) / 255
+    total = counts.sum(1)
+    mean = counts @ values / total
+    variance = counts @ values**2 / total - mean**2
+    std = np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0)), 1.0)
+    return mean.astype(np.float32), std.astype(np.float32)

@@ -1,0 +1,110 @@
+"""Decoded images kept on disk as memory-mapped arrays, one folder a content.
+
+A folder is written under another name and renamed when it is whole, so a half-written one is never read; of two
+processes that write the same one the first to finish wins, and both read the same.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnjax.data.sets import ImageSet, Splits
+from cnnjax.errors import UserError
+
+_VERSION = 1        # of the layout and of the decoding: raise it when either changes
+_STALE = 24 * 3600  # seconds after which the unfinished folder of a killed process is removed
+
+Build = Callable[[Path], tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]]
+
+
+def root(cache: str) -> Path:
+    """The folder that `data.cache` names, by default $CNNJAX_CACHE or ~/.cache/cnnjax."""
+    return Path(cache or os.environ.get("CNNJAX_CACHE") or "~/.cache/cnnjax").expanduser()
+
+
+def digest(content: Any) -> str:
+    """A name for `content`, which is anything that JSON can hold."""
+    return hashlib.sha256(json.dumps([_VERSION, content]).encode()).hexdigest()[:32]
+
+
+def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
+    """The splits that `content` (names, sizes, hashes, options: all that the result depends on) stands for.
+
+    `build(folder)` is called when they are not there yet: it writes `<split>.npy`, the images of each split, into the
+    folder, and returns labels by split, class names, and a line for each image it left out.
+    Raises `UserError` when the folder cannot be written or the disk is full; nothing of a failed build stays.
+    """
+    folder = root(cache) / f"{kind}-{digest(content)}"
+    with contextlib.suppress(FileNotFoundError, ValueError, json.JSONDecodeError, KeyError):    # none, or damaged
+        return _open(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(folder.parent) as unfinished:
+            labels, classes, skipped = build(unfinished)
+            for split, values in labels.items():
+                np.save(unfinished / f"{split}_labels.npy", values.astype(np.int32))
+            meta = {"splits": list(labels), "classes": classes, "skipped": skipped}
+            (unfinished / "meta.json").write_text(json.dumps(meta))
+            for file in unfinished.iterdir():
+                _sync(file)
+            _publish(unfinished, folder)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
+                           errno.EEXIST):
+            raise UserError(f"data.cache: cannot write {folder.parent}: {error.strerror}; make room or name another "
+                            "folder in data.cache or CNNJAX_CACHE") from None
+        raise
+    return _open(folder)
+
+
+def _open(folder: Path) -> Splits:
+    meta = json.loads((folder / "meta.json").read_text())
+    splits = {}
+    for split in meta["splits"]:
+        images = np.load(folder / f"{split}.npy", mmap_mode="r")
+        labels = np.load(folder / f"{split}_labels.npy")
+        if len(images) != len(labels):
+            raise ValueError(f"{folder} is damaged")
+        splits[split] = ImageSet(images, labels)
+    return Splits(splits, tuple(meta["classes"]), tuple(meta["skipped"]))
+
+
+@contextlib.contextmanager
+def _unfinished(parent: Path) -> Iterator[Path]:
+    """A folder of this process's own that does not outlive the block, apart from what was renamed out of it."""
+    for old in parent.glob("unfinished-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > _STALE:
+                shutil.rmtree(old, ignore_errors=True)
+    folder = parent / f"unfinished-{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(unfinished: Path, folder: Path) -> None:
+    try:
+        unfinished.rename(folder)
+    except OSError:
+        try:
+            _open(folder)               # another process was first: its folder is as good
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder)       # damaged, or in the way
+            unfinished.rename(folder)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as handle:
+        os.fsync(handle.fileno())

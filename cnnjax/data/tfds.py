@@ -1,0 +1,123 @@
+"""The image classification sets of TensorFlow Datasets, prepared once as array_record and read without TensorFlow."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data import cache, decode
+from cnnjax.data.sets import Splits
+from cnnjax.errors import UserError
+
+
+def names() -> list[str]:
+    """The data sets that TFDS can prepare, sorted."""
+    return sorted(_library().list_builders(with_community_datasets=False))
+
+
+def data_dir(path: str) -> Path:
+    """Where data sets are prepared: `path`, by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def is_known(name: str, path: str) -> bool:
+    """Whether TFDS knows `name` ("set", "set/config", "set:version"), or a folder of that name was prepared."""
+    base = name.split("/")[0].split(":")[0]
+    return bool(base) and (base in names() or (data_dir(path) / base).is_dir())
+
+
+def builder(name: str, path: str) -> Any:
+    """The TFDS builder of `name` that reads and writes array_record below `data_dir(path)`, without TensorFlow."""
+    library = _library()
+    try:
+        return library.builder(name, data_dir=data_dir(path), file_format="array_record", try_gcs=False)
+    except (ValueError, AssertionError, RuntimeError, OSError) as error:    # a config or version that does not exist
+        raise UserError(f"data.source: TFDS set {name!r} cannot be opened: {_line(error)}") from None
+
+
+def read(name: str, config: ConfigDict) -> Splits:
+    """The splits train and test (or validation, where there is no test) of `name`, decoded once into the cache.
+
+    A set that is not prepared is prepared first, in a process of its own, when TensorFlow is installed.
+    Raises `UserError` when that cannot be done, and for a set that is not one of images with one label each.
+    """
+    made = builder(name, config.path)
+    folder = Path(made.data_dir)
+    if not _is_prepared(folder):
+        prepare(name, config.path)
+        made = builder(name, config.path)
+    info = made.info
+    if not info.supervised_keys or len(info.supervised_keys) != 2:
+        raise UserError(f"data.source: TFDS set {name!r} is not one of images with a label (it has no supervised keys)")
+    image_key, label_key = info.supervised_keys
+    library = _library()
+    if not isinstance(info.features[image_key], library.features.Image) \
+            or not isinstance(info.features[label_key], library.features.ClassLabel):
+        raise UserError(f"data.source: TFDS set {name!r} is not one of images with a label (its keys are "
+                        f"{image_key!r} and {label_key!r})")
+    used = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
+    for split in used.values():
+        if split not in info.splits:
+            raise UserError(f"data.source: TFDS set {name!r} has no split {split!r}; it has {', '.join(info.splits)}")
+    classes = tuple(info.features[label_key].names)
+
+    def build(target: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]:
+        labels, skipped = {}, []
+        for split, theirs in used.items():
+            source = made.as_data_source(theirs)
+            values = np.zeros(len(source), np.int32)
+
+            def image_at(i: int, source: Any = source, values: np.ndarray = values, theirs: str = theirs) -> np.ndarray:
+                try:
+                    record = source[i]
+                    image = record[image_key]
+                    values[i] = record[label_key]
+                except Exception as error:      # whatever the record reader or the decoder raises for a broken file
+                    raise decode.BadImage(f"{folder}: record {i} of {theirs} cannot be read: {_line(error)}") from None
+                return decode.resize_all(image[None], config.image_size)[0]
+
+            def name_at(i: int, theirs: str = theirs) -> str:
+                return f"record {i} of {theirs}"
+
+            kept, lines = decode.decode_all(len(source), image_at, name_at, target / f"{split}.npy", config.on_error)
+            labels[split] = values[kept]
+            skipped += lines
+        return labels, classes, skipped
+
+    content = [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in sorted(folder.iterdir())]
+    return cache.cached(config.cache, "tfds", [name, config.image_size, config.on_error, content], build)
+
+
+def prepare(name: str, path: str) -> None:
+    """Prepares `name` below `data_dir(path)` by `python -m cnnjax.data.prepare`, the one process with TensorFlow.
+
+    Raises `UserError` when TensorFlow is not installed, with what to install, or with the last line that process wrote.
+    """
+    command = [sys.executable, "-m", "cnnjax.data.prepare", name, "--data-dir", str(data_dir(path))]
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError(f"data.source: TFDS set {name!r} is not prepared in {data_dir(path)}, and preparing it needs "
+                        f"TensorFlow: pip install 'cnnjax[tfds]', or copy the prepared folder here and set data.path")
+    print(f"preparing the TFDS set {name} in {data_dir(path)} (once)", file=sys.stderr, flush=True)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UserError(lines[-1] if lines else f"data.source: preparing {name!r} failed with status {done.returncode}")
+
+
+def _is_prepared(folder: Path) -> bool:
+    return (folder / "dataset_info.json").is_file() and any(folder.glob("*.array_record*"))
+
+
+def _library() -> Any:
+    import tensorflow_datasets  # a second to import, and the other sources do without
+
+    return tensorflow_datasets
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
