@@ -1,4 +1,4 @@
-"""Non-maximum suppression, greedy and exact, at static shapes.
+"""Non-maximum suppression at static shapes: greedy and exact, and soft.
 
 Boxes whose score or coordinates are not finite are never kept and never suppress another.
 """
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-BLOCK = 128
-"""Boxes decided at a time; memory is a few `BLOCK * BLOCK` matrices, whatever the number of boxes."""
+BLOCK = 64
+"""Boxes decided at a time: memory is a few `BLOCK * BLOCK` matrices, however many boxes there are."""
 
 
 def _threshold(iou_threshold: float | jax.Array) -> jax.Array:
@@ -25,26 +25,27 @@ def _threshold(iou_threshold: float | jax.Array) -> jax.Array:
     return jnp.float32(rounded)
 
 
-def _suppresses(a: jax.Array, b: jax.Array, threshold: jax.Array, per_class: bool) -> jax.Array:
-    """Rows x1, y1, x2, y2, area, class of boxes a, (6, n), and b, (6, m): whose IoU is above the threshold, (n, m).
+def _suppresses(a: jax.Array, b: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Which of the boxes a, (rows, n), overlap which of b, (rows, m), too much: `(n, m)`.
 
-    The operations and their order are torchvision's, so that the last bit is the same.
+    Rows are x1, y1, x2, y2, area, place and, if there are classes, class. The operations and their order are
+    torchvision's, so that the last bit is the same; areas come ready, lest they be fused into the sum below.
     """
     a, b = a[:, :, None], b[:, None, :]
     width = jnp.maximum(jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0]), 0)
     height = jnp.maximum(jnp.minimum(a[3], b[3]) - jnp.maximum(a[1], b[1]), 0)
     intersection = width * height
     above = intersection / (a[4] + b[4] - intersection) > threshold
-    return above & (a[5] == b[5]) if per_class else above
+    return above & (a[6] == b[6]) if len(a) > 6 else above
 
 
-def _keep_in_block(block: jax.Array, alive: jax.Array, threshold: jax.Array, per_class: bool) -> jax.Array:
-    """Greedy suppression in a block of boxes, best first, given which are not suppressed by earlier ones.
+def _keep_in_block(block: jax.Array, alive: jax.Array, threshold: jax.Array) -> jax.Array:
+    """Greedy suppression within a block of boxes, best first, given which survived the boxes before it.
 
-    The rule "kept if alive and no better kept box overlaps" has one solution; iterating it settles at least one more
-    box each time, and in practice all after a few.
+    The rule "kept if alive and no better kept box overlaps" has one solution; each iteration settles at least one more
+    box, in practice a few iterations settle all.
     """
-    better = jnp.triu(_suppresses(block, block, threshold, per_class), 1)       # (i, j): i suppresses j
+    better = jnp.triu(_suppresses(block, block, threshold), 1)      # (i, j): i suppresses j
 
     def step(state):
         keep, _ = state
@@ -54,8 +55,9 @@ def _keep_in_block(block: jax.Array, alive: jax.Array, threshold: jax.Array, per
     return lax.while_loop(lambda state: state[1], step, (alive, jnp.array(True)))[0]
 
 
-def _greedy(boxes, scores, classes, iou_threshold, max_outputs, valid):
-    n, per_class = scores.shape[0], classes is not None
+def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, iou_threshold: float | jax.Array,
+            max_outputs: int, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    n = len(scores)
     if n == 0 or max_outputs == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
     threshold = _threshold(iou_threshold)
@@ -66,38 +68,34 @@ def _greedy(boxes, scores, classes, iou_threshold, max_outputs, valid):
     order = jnp.argsort(jnp.where(usable, -scores, jnp.inf), stable=True)       # ties by index
     count = usable.sum()
 
+    x1, y1, x2, y2 = boxes[order].T
+    rows = [x1, y1, x2, y2, (x2 - x1) * (y2 - y1), order.astype(jnp.float32)]
+    if classes is not None:
+        rows.append(classes[order].astype(jnp.float32))
     block = min(BLOCK, n)
-    blocks = -(-n // block)
-    x1, y1, x2, y2 = boxes.T
-    rows = [x1, y1, x2, y2, (x2 - x1) * (y2 - y1)] + ([classes.astype(jnp.float32)] if per_class else [])
-    ranked = jnp.pad(jnp.stack(rows)[:, order], ((0, 0), (0, blocks * block - n)))          # (5 or 6, padded n)
-    order = jnp.pad(order, (0, blocks * block - n))
-
-    # Kept boxes lie at the front of `kept`, so each block meets those alone: n * kept / 2 pairs in all.
-    room = -(-max_outputs // block) * block + block
-
-    def suppress(c, alive, kept, found, current):
-        part = lax.dynamic_slice_in_dim(kept, c * block, block, 1)
-        there = c * block + jnp.arange(block) < found
-        return alive & ~jnp.any(_suppresses(part, current, threshold, per_class) & there[:, None], 0)
+    ranked = jnp.pad(jnp.stack(rows), ((0, 0), (0, -n % block)))
+    place = jnp.arange(block)
 
     def body(state):
-        b, found, kept, indices = state
+        b, found, kept = state
         current = lax.dynamic_slice_in_dim(ranked, b * block, block, 1)
-        alive = b * block + jnp.arange(block) < count
-        alive = lax.fori_loop(0, (found + block - 1) // block,
-                              lambda c, alive: suppress(c, alive, kept, found, current), alive)
-        keep = _keep_in_block(current, alive, threshold, per_class)
-        front = jnp.argsort(~keep, stable=True)
-        kept = lax.dynamic_update_slice_in_dim(kept, current[:, front], found, 1)
-        chosen = lax.dynamic_slice_in_dim(order, b * block, block, 0)[front]
-        indices = lax.dynamic_update_slice_in_dim(indices, chosen, found, 0)
-        return b + 1, found + keep.sum(), kept, indices
 
-    state = (0, 0, jnp.zeros((len(rows), room), jnp.float32), jnp.zeros(room, order.dtype))
-    _, found, _, indices = lax.while_loop(lambda s: (s[0] * block < count) & (s[1] < max_outputs), body, state)
+        def meet(c, alive):
+            earlier = lax.dynamic_slice_in_dim(kept, c * block, block, 1)
+            there = c * block + place < found
+            return alive & ~jnp.any(_suppresses(earlier, current, threshold) & there[:, None], 0)
+
+        alive = lax.fori_loop(0, (found + block - 1) // block, meet, b * block + place < count)
+        keep = _keep_in_block(current, alive, threshold)
+        to_front = keep & (jnp.cumsum(keep) == place[:, None] + 1)  # (i, j): j is the i-th kept; without a sort
+        kept = lax.dynamic_update_slice_in_dim(kept, current[:, to_front.argmax(1)], found, 1)
+        return b + 1, found + keep.sum(), kept
+
+    # The kept lie at the front, so that a block meets those alone: at most n * kept / 2 pairs in all.
+    kept = jnp.zeros((len(rows), max_outputs + 2 * block), jnp.float32)
+    _, found, kept = lax.while_loop(lambda s: (s[0] * block < count) & (s[1] < max_outputs), body, (0, 0, kept))
     there = jnp.arange(max_outputs) < found
-    return jnp.where(there, indices[:max_outputs], 0).astype(jnp.int32), there
+    return jnp.where(there, kept[5, :max_outputs], 0).astype(jnp.int32), there
 
 
 def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float | jax.Array, max_outputs: int,
@@ -105,8 +103,8 @@ def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float | jax.Array, m
     """Greedy non-maximum suppression: the boxes that no better kept box overlaps with an IoU above the threshold.
 
     `(N, 4), (N,) -> (max_outputs,) int32, (max_outputs,) bool`: indices of the kept, best first, equal scores by index,
-    and which of them are there; the rest is 0. `valid`, (N,) bool, marks padding. The indices are those of
-    `torchvision.ops.nms` cut to max_outputs, and the work stops there.
+    and which of them are there; the rest is 0. `valid`, (N,) bool, marks padding; N is below 2**24. The indices are
+    those of `torchvision.ops.nms` cut to max_outputs, and the work stops there.
     """
     return _greedy(boxes, scores, None, iou_threshold, max_outputs, valid)
 
