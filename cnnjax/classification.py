@@ -100,11 +100,13 @@ def evaluator(config: ConfigDict, module: nn.Module, dataset: datasets.Dataset,
 
 
 def take_function(config: ConfigDict, dataset: datasets.Dataset) -> steps.TakeFn:
-    """A device's share of the batch of a step, from the whole training split: shuffled by epoch, cropped, flipped, normalised."""
+    """A device's share of the batch of a step, from the whole training split: shuffled by epoch, cropped, flipped,
+    normalised."""
     def take(data: dict[str, jax.Array], state: State) -> dict[str, jax.Array]:
-        start, share = steps.local_slice(config.batch_size)
+        shard, shards = lax.axis_index(steps.AXIS), lax.axis_size(steps.AXIS)
         batch = augment.take(data, stream(state.seed, "order"), state.step, config.batch_size,
-                             shard=lax.axis_index(steps.AXIS), shards=lax.axis_size(steps.AXIS))
+                             shard=shard, shards=shards)
+        start = shard * (config.batch_size // shards)
         crop_key, flip_key = jax.random.split(jax.random.fold_in(stream(state.seed, "augment"), state.step))
         images = augment.normalise(batch["image"], dataset.mean, dataset.std)
         if config.data.pad:
@@ -117,7 +119,8 @@ def take_function(config: ConfigDict, dataset: datasets.Dataset) -> steps.TakeFn
 
 def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None = None,
           probe: Probe | None = None) -> dict[str, Any]:
-    """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then holds.
+    """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then
+    holds.
 
     `dataset` is what `config.data` names, for a caller who has loaded it already.
     """
@@ -128,11 +131,13 @@ def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None
     with workdirs.claim(workdir, config):
         splits = ("test",) if dataset.validation is None else ("validation", "test")
         scores = evaluator(config, module, dataset, splits)
+
         def rows(state: State) -> list[dict[str, Any]]:
             return scores(state) + ([] if probe is None else [probe(module, state)])
 
         state = loop.fit(
-            config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module), take=take_function(config, dataset),
+            config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
+            take=take_function(config, dataset),
             resident={"image": np.asarray(dataset.train.images), "label": dataset.train.labels},
             evaluate=rows, name=workdir.name)
         return _summarise(config, workdir, state, len(dataset.test.labels))
@@ -147,7 +152,7 @@ def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, An
     config = workdirs.read_config(workdir)
     dataset = datasets.load(config.data, config.seed)
     if getattr(dataset, split) is None:
-        raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0, without such a split")
+        raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")
     module, state, step = restore(workdir, config, dataset, step)
     return {"step": step, **evaluator(config, module, dataset, (split,))(state)[0]}
 

@@ -24,8 +24,9 @@ A command that was stopped or killed goes on when it is run again with the same 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns its exit status: 0, 2 for what the user can mend, 130 or 143 when stopped by a signal."""
-    from cnnjax.training.loop import Interrupted        # after the environment is read, before JAX starts
+    """Runs a command line; returns its exit status: 0, 2 for what the user can mend, 130 or 143 when stopped by a
+    signal."""
+    from cnnjax.training.loop import Interrupted  # after the environment is read, before JAX starts
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = []
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose another "
-              "--workdir, then run the same command again", file=sys.stderr)
+        print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose "
+              "another --workdir, then run the same command again", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return 141
@@ -75,8 +76,8 @@ def _parser() -> argparse.ArgumentParser:
                              "set its fields by --config.path.to.field=value")
         if workdir is not None:
             sub.add_argument("--workdir", metavar="DIR", type=Path, default=Path(workdir) if workdir else None,
-                             required=not workdir, help="where the run is kept; the same command goes on from it"
-                             + (f"; default {workdir}" if workdir else ""))
+                             required=not workdir, help="where the run is kept; the same command goes on from it" +
+                             (f"; default {workdir}" if workdir else ""))
         sub.set_defaults(run=run)
         return sub
 

@@ -24,7 +24,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"config file {path} does not exist{nearest(path.name, siblings)}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -72,7 +73,7 @@ def _parse(field: str, text: str, default: Any) -> Any:
             raise UserError(f"config field {field!r}: found {wrong[0]!r} in {text!r}, expected items of type "
                             f"{type(default[0]).__name__}")
     if type(value) is not type(default):
-        raise UserError(f"config field {field!r}: found {text!r}, expected {type(default).__name__} such as {default!r}")
+        raise UserError(f"config field {field!r}: found {text!r}, expected {type(default).__name__} like {default!r}")
     return value
 
 

@@ -7,7 +7,7 @@ def classification() -> ConfigDict:
     """A classifier by the recipe of He et al. 2015, section 4.2: SGD with momentum, 64k steps of 128 images."""
     config = ConfigDict()
     config.seed = 0                         # parameters, data order, augmentation and dropout all derive from it
-    config.model = ConfigDict({"name": "resnet20"})     # other keys are fields of the network, such as width or shortcut
+    config.model = ConfigDict({"name": "resnet20"})     # other keys are fields of the network, such as width
     config.dtype = "float32"                # of activations: float32 or bfloat16
     config.sync_batch_norm = False          # True: statistics over all devices; False: of each device, as the paper
 
@@ -51,7 +51,8 @@ def classification() -> ConfigDict:
     return config
 
 
-CIFAR10_PUBLISHED = (("resnet20", 8.75), ("resnet32", 7.51), ("resnet44", 7.17), ("resnet56", 6.97), ("resnet110", 6.43))
+CIFAR10_PUBLISHED = (("resnet20", 8.75), ("resnet32", 7.51), ("resnet44", 7.17), ("resnet56", 6.97),
+                     ("resnet110", 6.43))
 """He et al. 2015, table 6. The paper gives no numbers for the plain nets."""
 
 
@@ -63,6 +64,6 @@ def depth_study() -> ConfigDict:
     config.study.depths = (20, 56)
     config.study.seeds = (0,)
     config.study.title = "digits"           # what the images are called in tables and reports
-    config.study.published = ()             # pairs of a network and its paper's error in %, shown in a column of their own
+    config.study.published = ()             # pairs of a network and its paper's error in %: a column of their own
     config.diagnostics = False              # gradient norms and responses of each layer (figure 7)
     return config

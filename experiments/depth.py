@@ -1,7 +1,7 @@
 """The depth comparison: plain against residual networks at several depths and seeds (He et al. 2015, section 4.2).
 
-Each cell of the grid is a run of its own in `WORKDIR/cells`, so that a study that was stopped goes on where it was. The report is
-made from the files of the cells alone: `report(workdir)` makes it again without training.
+Each cell of the grid is a run of its own in `WORKDIR/cells`, so that a study that was stopped goes on where it was. The
+report is made from the files of the cells alone: `report(workdir)` makes it again without training.
 """
 
 import copy
@@ -25,7 +25,7 @@ from cnnjax.training import workdir as workdirs
 PROBED_IMAGES = 128
 """Training images of the batch that the layers are measured on."""
 
-HEADER = ("network", "parameters", "training error, %", "test error, %", "paper, %", "images/s", "time, min")
+HEADER = ("network", "parameters", "train err %", "test err %", "paper %", "images/s", "minutes")
 
 
 class Cell(NamedTuple):
@@ -64,8 +64,8 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"config field 'study.{field}': found {values}, expected one or more different values")
     for cell in cells(config):
         if cell.network not in models.names():
-            raise UserError(f"config field 'study': {cell.network} is not a network; kinds are plain and resnet, depths 20, 32, "
-                            "44, 56 and, residual only, 110")
+            raise UserError(f"config field 'study': {cell.network} is not a network; kinds are plain and resnet, "
+                            "depths 20, 32, 44, 56 and, residual only, 110")
 
 
 def cells(config: ConfigDict) -> Iterator[Cell]:
@@ -165,12 +165,13 @@ def verdict(results: dict[Cell, dict[str, Any]]) -> list[str]:
             sentences.append(f"{kind}: that depth matters is not shown ({numbers}; the intervals overlap).")
             continue
         word = "worse" if b > a else "better"
-        sentence = f"{kind}: {deep} layers {word} than {shallow} by {abs(b - a):.2f} ± {math.hypot(a_half, b_half):.2f} points ({numbers})."
+        sentence = (f"{kind}: {deep} layers {word} than {shallow} by {abs(b - a):.2f} ± "
+                    f"{math.hypot(a_half, b_half):.2f} points ({numbers}).")
         training = [float(np.mean([r["train_error"] for c, r in results.items() if (c.kind, c.depth) == (kind, d)]))
                     for d in (shallow, deep)]
         if word == "worse" and training[1] > training[0]:
-            sentence += (f" The training error rises as well, from {100 * training[0]:.2f} to {100 * training[1]:.2f} %: the deeper "
-                         "net is harder to train, it does not overfit.")
+            sentence += (f" The training error rises as well, from {100 * training[0]:.2f} to {100 * training[1]:.2f} "
+                         "%: the deeper net is harder to train, it does not overfit.")
         sentences.append(sentence)
     seeds = len({cell.seed for cell in results})
     sentences.append("Intervals are 95 %, " + (f"over {seeds} seeds." if seeds > 1 else
@@ -198,7 +199,7 @@ def _layers_section(rows: dict[Cell, list[dict[str, Any]]], figures: Path) -> li
         path = figures / f"layers_{moment}.png"
         curves.layers_figure(at, path, keys={"gradient_norm": "gradient norm of the kernel",
                                              "response_std": "standard deviation of the response"})
-        parts.append(html.image(path, f"Step {step}, on {PROBED_IMAGES} training images: gradient norm of each convolution's kernel, "
+        parts.append(html.image(path, f"Step {step}, on {PROBED_IMAGES} training images: gradient norm of each kernel, "
                                       "and standard deviation of each layer's response after batch normalisation."))
         parts += [html.paragraph(s) for s in layer_findings(at, step)]
     return parts
@@ -214,7 +215,7 @@ def layer_findings(at: dict[str, dict[str, Any]], step: int) -> list[str]:
         judged = ("the gradient vanishes on its way to the input" if ratio < 0.01 else
                   "the gradient explodes on its way to the input" if ratio > 100 else
                   "the gradient neither vanishes nor explodes on its way to the input")
-        sentences.append(f"{network}, step {step}: median gradient norm {np.median(norms[:third]):.3g} in the first third of the "
-                         f"layers, {np.median(norms[-third:]):.3g} in the last, ratio {ratio:.3g}: {judged}. "
+        sentences.append(f"{network}, step {step}: median gradient norm {np.median(norms[:third]):.3g} in the first "
+                         f"third of the layers, {np.median(norms[-third:]):.3g} in the last, ratio {ratio:.3g}: {judged}. "
                          f"Median response {np.median(row['response_std']):.3g}.")
     return sentences

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 ROUNDS = 32
 
@@ -103,7 +104,7 @@ def flip(images: jax.Array, key: jax.Array, *, first: int | jax.Array = 0) -> ja
     return jnp.where(coins[:, None, None, None] == 1, images[:, :, ::-1], images)
 
 
-def normalise(images: jax.Array, mean: jax.Array, std: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+def normalise(images: ArrayLike, mean: ArrayLike, std: ArrayLike, dtype: Any = jnp.float32) -> jax.Array:
     """uint8 (..., C) to (images / 255 - mean) / std of each channel, computed in float32 and given in `dtype`."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    return (images.astype(jnp.float32) * (1 / (255 * std)) - mean / std).astype(dtype)
+    return (jnp.asarray(images, jnp.float32) * (1 / (255 * std)) - mean / std).astype(dtype)

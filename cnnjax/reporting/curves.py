@@ -18,7 +18,8 @@ def series(rows: Sequence[Mapping[str, Any]], split: str, key: str) -> tuple[lis
     return [row["step"] for row in chosen], [row[key] for row in chosen]
 
 
-def error_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *, panels: Sequence[Sequence[str]]) -> None:
+def error_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
+                 panels: Sequence[Sequence[str]]) -> None:
     """Training error (dashed) and test error (bold) over steps, as figure 6 of He et al. 2015: a panel a group of runs.
 
     `runs` maps a name to its rows; the runs of several seeds are drawn alike when their names are alike up to a "-".
@@ -52,7 +53,8 @@ def layers_figure(rows: Mapping[str, Mapping[str, Any]], path: Path, *, keys: Ma
     axes = figure.subplots(1, len(keys), squeeze=False)[0]
     for axis, (key, label) in zip(axes, keys.items(), strict=True):
         for i, (name, row) in enumerate(rows.items()):
-            axis.plot(range(1, len(row[key]) + 1), row[key], ".-", color=COLOURS[i % len(COLOURS)], label=name, linewidth=1)
+            colour = COLOURS[i % len(COLOURS)]
+            axis.plot(range(1, len(row[key]) + 1), row[key], ".-", color=colour, label=name, linewidth=1)
         axis.set_yscale("log")
         axis.set_xlabel("layer")
         axis.set_ylabel(label)

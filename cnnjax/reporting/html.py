@@ -9,8 +9,9 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .3rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; } thead tr { border-color: #222; }
-img { max-width: 100%; } pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; } figcaption { color: #555; }
+th:first-child, td:first-child { text-align: left; } tr { border-bottom: 1px solid #ddd; } thead tr { border-color:
+#222; } img { max-width: 100%; } pre { background: #f4f4f4; padding: .8rem; overflow-x: auto; } figcaption { color:
+#555; }
 """
 
 

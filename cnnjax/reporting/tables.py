@@ -13,7 +13,9 @@ def show(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    Console(width=None).print(table)
+    console = Console()
+    console = console if console.is_terminal else Console(width=120)        # a log is not cut at 80 columns
+    console.print(table)
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

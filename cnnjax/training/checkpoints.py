@@ -1,7 +1,8 @@
-"""Checkpoints by Orbax: the state, what the loop keeps on the host, and a checksum of it all. The only module that knows Orbax.
+"""Checkpoints by Orbax: the state, what the loop keeps on the host, and a checksum of it all. The only module that
+knows Orbax.
 
-A checkpoint becomes visible by one rename, so that a half-written one is never read; one whose bytes were changed since is
-found by its checksum and passed over for the one before it.
+A checkpoint becomes visible by one rename, so that a half-written one is never read; one whose bytes were changed since
+is found by its checksum and passed over for the one before it.
 """
 
 import zlib
@@ -19,7 +20,8 @@ from cnnjax.errors import UserError
 
 
 class Checkpoints:
-    """The checkpoints of one run. Saves are asynchronous: the state is copied at once and written while training goes on.
+    """The checkpoints of one run. Saves are asynchronous: the state is copied at once and written while training goes
+    on.
 
     The `keep` latest stay, and with `best` (a key of the metrics given to `save`) also the one where it was least.
     """
@@ -29,7 +31,8 @@ class Checkpoints:
         policy = LatestN(keep)
         if best is not None:
             policy = AnyPreservationPolicy([policy, BestN(
-                get_metric_fn=lambda metrics: metrics[best], reverse=True, n=1, keep_checkpoints_without_metrics=False)])
+                get_metric_fn=lambda metrics: metrics[best], reverse=True, n=1,
+                keep_checkpoints_without_metrics=False)])
         self.folder = folder
         self.best = best
         self._manager = ocp.CheckpointManager(
@@ -51,7 +54,8 @@ class Checkpoints:
     def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
         """`(step, state, host)` of the newest whole checkpoint, or of `step`; None when there is no checkpoint at all.
 
-        `like` is a state of the same structure. Raises UserError when a checkpoint is of another network, or when none can be read.
+        `like` is a state of the same structure. Raises UserError when a checkpoint is of another network, or when none
+        can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True) if step is None else [step]
         broken = []

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError
-from cnnjax.training import progress, schedules, step as steps_, workdir as workdirs
+from cnnjax.training import progress, schedules
 from cnnjax.training import state as states
+from cnnjax.training import step as steps_
+from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import Checkpoints
 from cnnjax.training.state import State
 
@@ -43,25 +46,30 @@ class Diverged(UserError):
 def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[Any, Any]], loss_fn: steps_.LossFn,
         take: steps_.TakeFn, resident: Any = None, stream: Callable[[int], Iterator[Any]] | None = None,
         evaluate: Evaluate | None = None, name: str = "train") -> State:
-    """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `init(key)`, and returns the last state.
+    """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `init(key)`, and returns the
+    last state.
 
-    `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch` picks a
-    device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from `stream(step)`, an
-    iterator of batches of `config.batch_size` from that step on, of which `take` is given the device's share.
-    `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end.
+    `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch`
+    picks a device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from
+    `stream(step)`, an iterator of batches of `config.batch_size` from that step on, of which `take` is given the
+    device's share. `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end.
 
-    The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss that is
-    not finite, and UserError for a config that cannot be run.
+    The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss
+    that is not finite, and UserError for a config that cannot be run.
     """
     check(config)
     optimizer = states.optimizer(config)
-    rate = jax.jit(lambda step: config.optimizer.learning_rate * schedules.from_config(config.schedule, config.steps)(step))
+    schedule = schedules.from_config(config.schedule, config.steps)
+
+    def rate(step: int) -> float:
+        return float(config.optimizer.learning_rate * schedule(jnp.int32(step)))
+
     checkpoints = open_checkpoints(config, workdir)
     with ExitStack() as stack:
         stack.callback(checkpoints.close)
         state = states.create(config, init)
         restored = checkpoints.restore(state)
-        step, host = 0, {"seconds": 0.0, "window": []}
+        step, host = 0, dict[str, Any](seconds=0.0, window=[])
         if restored is not None:
             step, state, host = restored
             checkpoints.remove_after(step)
@@ -74,8 +82,8 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
 
         length = dispatch_length(config)
         if step % length:               # saved by a signal's handler between two rows, with another dispatch length
-            raise UserError(f"config field 'steps_per_dispatch': the checkpoint at step {step} cannot be reached by {length} "
-                            "steps at a time; set it as it was")
+            raise UserError(f"config field 'steps_per_dispatch': the checkpoint at step {step} cannot be reached by "
+                            f"{length} steps at a time; set it as it was")
         dispatch = steps_.train_dispatch(loss_fn, optimizer, take, length, resident=stream is None,
                                          ema_decay=config.optimizer.ema)
         state = steps_.replicate(state)
@@ -101,7 +109,7 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                 at = last - length + i + 1
                 if not math.isfinite(row["loss"]):
                     kept = checkpoints.steps()
-                    raise Diverged(f"the loss is {row['loss']} at step {at}, learning rate {float(rate(at - 1)):.4g}; the "
+                    raise Diverged(f"the loss is {row['loss']} at step {at}, learning rate {rate(at - 1):.4g}; the "
                                    f"last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
                                    "optimizer.learning_rate or set optimizer.clip_norm")
                 window.append(row)
@@ -113,7 +121,7 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             report(last, text)
             if last % config.log_every == 0:
                 mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
-                write({"step": last, "split": "train", "learning_rate": float(rate(last - 1)), **mean})
+                write({"step": last, "split": "train", "learning_rate": rate(last - 1), **mean})
                 timing_file.append({"step": last, "images_per_second": speed, "seconds": seconds()})
                 window.clear()
 
@@ -148,7 +156,8 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
 
 
 def open_checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
-    """The checkpoints of a run: the latest, and the one of least error on the validation split where images are held out."""
+    """The checkpoints of a run: the latest, and the one of least error on the validation split where images are held
+    out."""
     best = "validation_error" if config.get("data", {}).get("validation") else None
     return Checkpoints(workdir / "checkpoints", config.keep_checkpoints, best)
 
@@ -169,7 +178,8 @@ def check(config: ConfigDict) -> None:
                         "number that is not negative")
     for field in ("momentum", "label_smoothing", "ema"):
         if not 0 <= config.optimizer[field] < 1:
-            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected 0 <= {field} < 1")
+            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0 and "
+                            "under 1")
     for field in ("weight_decay", "clip_norm"):
         if not config.optimizer[field] >= 0:
             raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0")
@@ -180,7 +190,8 @@ def check(config: ConfigDict) -> None:
 
 
 def dispatch_length(config: ConfigDict) -> int:
-    """Steps in one program: the most, up to `config.steps_per_dispatch`, that meets every row, evaluation and checkpoint."""
+    """Steps in one program: the most, up to `config.steps_per_dispatch`, that meets every row, evaluation and
+    checkpoint."""
     common = math.gcd(config.steps, config.log_every, config.eval_every, config.checkpoint_every)
     return max(n for n in range(1, config.steps_per_dispatch + 1) if common % n == 0)
 

@@ -17,8 +17,8 @@ def bar(name: str, steps: int, done: int) -> Iterator[Report]:
     """A function that shows progress on standard error: a live bar on a terminal, a line each ten seconds in a log."""
     console = Console(stderr=True)
     if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"),
-                   TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                   TextColumn("{task.fields[text]}"), TimeRemainingColumn())
         with Progress(*columns, console=console) as progress:
             task = progress.add_task(name, total=steps, completed=done, text="compiling")
             yield lambda step, text: progress.update(task, completed=step, text=text)

@@ -45,7 +45,8 @@ def with_warmup(schedule: Schedule, steps: int, factor: float, kind: str) -> Sch
 
 
 def from_config(config: ConfigDict, steps: int) -> Schedule:
-    """The schedule that a config's group `schedule` describes for a run of `steps`. Raises ValueError naming the field."""
+    """The schedule that a config's group `schedule` describes for a run of `steps`. Raises ValueError naming the
+    field."""
     schedules: dict[str, Callable[[], Schedule]] = {
         "piecewise": lambda: piecewise(tuple(config.boundaries), config.factor),
         "cosine": lambda: cosine(steps),

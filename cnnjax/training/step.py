@@ -3,6 +3,7 @@
 The state is replicated and unstacked (`in_axes=None`): no leading device axis, no `x[0]`. One device is the same code.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,8 @@ AXIS = "data"
 """The mapped axis: the devices of all hosts."""
 
 LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-"""`(params, model_state, batch, key, hyper) -> (loss, (new_model_state, metrics))`, pure, for the batch of one device."""
+"""`(params, model_state, batch, key, hyper) -> (loss, (new_model_state, metrics))`, pure, for the batch of one
+device."""
 
 TakeFn = Callable[[Any, State], Any]
 """`(data, state) -> batch`, pure: what one device trains on at `state.step`. It may ask for `lax.axis_index(AXIS)`."""
@@ -40,8 +42,8 @@ def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: S
     ema = state.ema
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1 - ema_decay)
-    return state.replace(step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state,
-                         ema=ema), metrics
+    return dataclasses.replace(state, step=state.step + 1, params=params, model_state=model_state,
+                               opt_state=opt_state, ema=ema), metrics
 
 
 def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: int, *, resident: bool,
@@ -80,10 +82,11 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: i
 
 
 def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
-    """Sums of `metrics_fn(params, model_state, batch)` over all batches of all devices: `(params, model_state, batches)`.
+    """Sums of `metrics_fn(params, model_state, batch)` over all batches of all devices: `(params, model_state,
+    batches)`.
 
-    `batches` is a list of batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so that
-    whatever the batch and the device count each example is counted exactly once.
+    `batches` is a list of batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so
+    that whatever the batch and the device count each example is counted exactly once.
     """
     @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
     def sums_of(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
@@ -97,12 +100,6 @@ def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> C
 def shard(batch: Any, devices: int) -> Any:
     """`(N, ...)` leaves as `(devices, N / devices, ...)`."""
     return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)
-
-
-def local_slice(global_batch: int) -> tuple[jax.Array, int]:
-    """Start and length of this device's share of a global batch, inside the mapped axis."""
-    share = global_batch // lax.axis_size(AXIS)
-    return lax.axis_index(AXIS) * share, share
 
 
 def replicate(tree: Any) -> Any:

@@ -20,7 +20,8 @@ from cnnjax.errors import UserError
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
 FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints")
-"""Fields that may change when a run goes on: the same images may lie elsewhere, and the rest does not touch the result."""
+"""Fields that may change when a run goes on: the same images may lie elsewhere, and the rest does not touch the
+result."""
 
 
 @contextlib.contextmanager
@@ -32,7 +33,7 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a+")
+        lock = (workdir / ".lock").open("a+")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
     with lock:
@@ -40,8 +41,9 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise UserError(f"workdir {workdir} is in use by process {lock.read().strip() or 'unknown'}; wait for it or "
-                            "choose another --workdir") from None
+            holder = lock.read().strip() or "unknown"
+            raise UserError(f"workdir {workdir} is in use by process {holder}; wait for it or choose another "
+                            "--workdir") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -59,8 +61,8 @@ def _same_config(workdir: Path, config: ConfigDict) -> None:
         new = json.loads(configs.dump(config))
         changed = [d for d in configs.differences(old, new) if not d.startswith(FREE_FIELDS)]
         if changed:
-            raise UserError(f"workdir {workdir} belongs to another config ({'; '.join(changed)}); choose another --workdir "
-                            "or remove it")
+            raise UserError(f"workdir {workdir} belongs to another config ({'; '.join(changed)}); choose another "
+                            "--workdir or remove it")
     write(path, configs.dump(config))
 
 
@@ -112,7 +114,7 @@ class Rows:
     def __init__(self, path: Path, step: int):
         kept = [row for row in read_rows(path) if row["step"] <= step]
         write(path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file: TextIO = open(path, "a")
+        self._file: TextIO = path.open("a")
 
     def append(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
