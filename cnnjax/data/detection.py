@@ -198,12 +198,12 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults) -
 
 # Static sizes
 
-def choose_canvas(height: int, width: int, canvases: Sequence[tuple[int, int]]) -> int:
-    """The index of the canvas in which the image is largest. One canvas is (height, width).
+def choose_canvas(size: Sequence[int], canvases: Sequence[tuple[int, int]]) -> int:
+    """The index of the canvas on which an image of that size is largest. Sizes are (height, width).
 
     With canvases (600, 1000) and (1000, 600) the scale is that of Fast R-CNN: short side 600, long side at most 1000.
     """
-    return max(range(len(canvases)), key=lambda i: min(canvases[i][0] / height, canvases[i][1] / width))
+    return max(range(len(canvases)), key=lambda i: min(canvases[i][0] / size[0], canvases[i][1] / size[1]))
 
 
 def place(image: np.ndarray, canvas: tuple[int, int], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -257,7 +257,7 @@ class Batches:
         most = max(len(o.classes) for o in data.objects)
         self.max_objects = max(8, -(-most // 8) * 8)
         self.max_proposals = max(map(len, proposals)) if proposals is not None else 0
-        of = np.array([choose_canvas(int(size[0]), int(size[1]), self.canvases) for size in data.sizes])
+        of = np.array([choose_canvas(size, self.canvases) for size in data.sizes])
         self.groups = [np.flatnonzero(of == c) for c in range(len(self.canvases))]
         self.canvas_of = of
         self.steps_per_epoch = sum(-(-len(group) // batch_size) for group in self.groups)
@@ -311,14 +311,19 @@ class Batches:
         return image
 
     def stream(self, step: int = 0) -> Iterator[Batch]:
-        """The batches from `step` on, made by threads some steps ahead."""
-        with ThreadPoolExecutor(2) as pool:
-            ahead: list[Future[Batch]] = []
-            while True:
-                while len(ahead) < 4:
-                    ahead.append(pool.submit(self, step))
-                    step += 1
-                yield ahead.pop(0).result()
+        """The batches from `step` on, made some steps ahead."""
+        return ahead_of_time(self, step)
+
+
+def ahead_of_time(batch: Callable[[int], Batch], step: int) -> Iterator[Batch]:
+    """`batch(step)`, `batch(step + 1)`, ..., made by two threads up to four steps ahead."""
+    with ThreadPoolExecutor(2) as pool:
+        ahead: list[Future[Batch]] = []
+        while True:
+            while len(ahead) < 4:
+                ahead.append(pool.submit(batch, step))
+                step += 1
+            yield ahead.pop(0).result()
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:

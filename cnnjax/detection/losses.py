@@ -1,0 +1,36 @@
+"""The losses that the detectors share. Every mean is over what is there: padding and ignored rows add nothing."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def smooth_l1(x: jax.Array, beta: float = 1.0) -> jax.Array:
+    """Fast R-CNN, eq. 3: `x^2 / (2 beta)` where |x| < beta, `|x| - beta / 2` beyond; beta is 1 / sigma^2."""
+    size = jnp.abs(x)
+    return jnp.where(size < beta, 0.5 * jnp.square(x) / beta, size - 0.5 * beta)
+
+
+def mean_over(values: jax.Array, there: jax.Array) -> jax.Array:
+    """The mean of the values that are there; exactly 0 when none is, with zero gradients."""
+    return jnp.where(there, values, 0).sum() / jnp.maximum(there.sum(), 1)
+
+
+def class_loss(logits: jax.Array, labels: jax.Array, there: jax.Array) -> jax.Array:
+    """Softmax cross-entropy, `(..., K), (...), (...) -> ()`, the mean over the rows that are there."""
+    return mean_over(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(there, labels, 0)), there)
+
+
+def objectness_loss(logits: jax.Array, positive: jax.Array, there: jax.Array) -> jax.Array:
+    """Binary cross-entropy of logits, `(...), (...), (...) -> ()`, the mean over the rows that are there."""
+    return mean_over(optax.sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype)), there)
+
+
+def box_loss(deltas: jax.Array, targets: jax.Array, positive: jax.Array, count: jax.Array, beta: float) -> jax.Array:
+    """Smooth L1 over the four deltas of positive rows, `(..., 4), (..., 4), (...) -> ()`, divided by `count`.
+
+    The released codes divide by the number of all sampled rows, so that the balance with the class loss does not
+    depend on how many are positive.
+    """
+    rows = smooth_l1(deltas - targets, beta).sum(-1)
+    return jnp.where(positive, rows, 0).sum() / jnp.maximum(count, 1)
