@@ -59,7 +59,7 @@ def test_fully_connected_slides_over_a_larger_map(random_variables):
         for j in range(4):
             part = layer.apply(variables, x[:, i:i + 2, j:j + 2])
             np.testing.assert_allclose(whole[:, i, j], part[:, 0, 0], rtol=1e-4, atol=1e-5)
-    with pytest.raises(UserError, match="fc6: .* such as 2x2x3, found 1x5x3"):
+    with pytest.raises(UserError, match=r"fc6: .* such as 2x2x3, found 1x5x3"):
         layer.apply(variables, x[:, :1])
 
 

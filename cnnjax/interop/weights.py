@@ -1,0 +1,190 @@
+"""Variables of our networks from PyTorch state dicts, and back."""
+
+import re
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cnnjax.errors import UserError
+from cnnjax.interop.files import read_state
+from cnnjax.models import create, image_shape
+from cnnjax.models.alexnet import AlexNet
+from cnnjax.models.googlenet import GoogLeNet
+from cnnjax.models.resnet import ResNet
+from cnnjax.models.vgg import VGG
+
+_ALEXNET = {"conv1": "features.0", "conv2": "features.3", "conv3": "features.6", "conv4": "features.8",
+            "conv5": "features.10", "fc6": "classifier.1", "fc7": "classifier.4", "fc8": "classifier.6"}
+
+_BRANCHES = {"one": "branch1", "three_reduce": "branch2.0", "three": "branch2.1", "five_reduce": "branch3.0",
+             "five": "branch3.1", "pool": "branch4.1"}
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def torch_fields(name: str) -> dict[str, Any]:
+    """The fields that make `create(name, **fields)` the network that torchvision means by that name.
+
+    Its AlexNet is the one-column network of 2014, its GoogLeNet has batch norm, its bottlenecks stride in the 3x3, and
+    its VGG and AlexNet average their last map to a fixed grid. CIFAR networks need none. Raises UserError for a name
+    that `create` does not know.
+    """
+    module = create(name)
+    if isinstance(module, AlexNet):
+        return {"filters": (64, 192, 384, 256, 256), "groups": 1, "lrn": False, "conv1_padding": 2, "pool_to": 6}
+    if isinstance(module, VGG):
+        return {"pool_to": 7}
+    if isinstance(module, GoogLeNet):
+        return {"batch_norm": True, "large_kernel": 3, "pool4": 2, "aux_pool": "4x4"}
+    return {"stride_in_3x3": True} if isinstance(module, ResNet) and module.bottleneck else {}
+
+
+def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any) -> dict[str, Any]:
+    """Variables for `create(name, num_classes, **torch_fields(name), **fields)` from a PyTorch state dict or its file.
+
+    Knows torchvision's alexnet, vgg*, vgg*_bn, googlenet and resnet*, and CIFAR ResNets whose keys are those of
+    torchvision with the classifier named `linear` and projections named `shortcut` (their option A pads channels on
+    both sides, as ours). Keys may begin with `module.`. `source` holds torch tensors or arrays, or is a path for
+    `read_state`. The number of classes is read from the weights; GoogLeNet's heads are left out where the weights have
+    none. Images are to be normalised as for PyTorch; torchvision's pretrained GoogLeNet was trained on mean 0.5,
+    deviation 0.5.
+
+    Returns `{"params": ..., "batch_stats": ...}` of float32 arrays. Raises UserError that names missing, extra and
+    misshapen keys.
+    """
+    state = read_state(source) if isinstance(source, str | Path) else {k: _array(v) for k, v in source.items()}
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
+
+    module = create(name, **torch_fields(name) | fields)
+    if isinstance(module, GoogLeNet) and "aux" not in fields:
+        module = module.clone(aux=any(key.startswith("aux1.") for key in state))
+    cifar = "linear.weight" in state
+    last = "fc8" if isinstance(module, VGG | AlexNet) else "classifier"
+    classifier = state.get(_key(module, ("params", last, "bias"), cifar))
+    if classifier is not None:
+        module = module.clone(num_classes=classifier.size)
+    shape = image_shape(name, getattr(module, "stem", None))
+    template = flatten_dict(jax.eval_shape(lambda x: module.init(jax.random.key(0), x), jnp.zeros((1, *shape))))
+
+    arrays, missing, misshapen = {}, [], []
+    for path, leaf in template.items():
+        key, channels = _key(module, path, cifar), _window_channels(module, path)
+        expected = jax.eval_shape(lambda x, channels=channels: _layout_to_torch(x, channels), leaf).shape
+        array = state.pop(key, None)
+        if array is None:
+            missing.append(key)
+        elif array.shape != expected:
+            misshapen.append(f"{key} of shape {array.shape}, expected {expected}")
+        else:
+            arrays[path] = jnp.asarray(_layout_from_torch(array, channels), jnp.float32)
+    problems = [f"{what} {_some(keys)}" for what, keys in
+                (("missing", missing), ("misshapen", misshapen), ("extra", [*state])) if keys]
+    if problems:
+        where = f"{source}: " if isinstance(source, str | Path) else ""
+        raise UserError(f"{where}these are not the weights of {name}: {'; '.join(problems)}")
+    return unflatten_dict(arrays)
+
+
+def to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> dict[str, np.ndarray]:
+    """The PyTorch state dict, as numpy arrays by key, of variables for `create(name, **torch_fields(name), **fields)`.
+
+    The inverse of `from_torch`: torchvision's keys, or those of CIFAR ResNets for `stem="cifar"`. Raises UserError for
+    a network without a PyTorch form.
+    """
+    module = create(name, **torch_fields(name) | fields)
+    cifar = getattr(module, "stem", None) == "cifar"
+    state = {}
+    for path, leaf in flatten_dict(dict(variables)).items():
+        key = _key(module, path, cifar)
+        state[key] = np.asarray(_layout_to_torch(np.asarray(leaf), _window_channels(module, path)))
+        if path[-1] == "var":                               # PyTorch counts the steps behind the running statistics
+            state[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
+    return state
+
+
+def _key(module: nn.Module, path: tuple[str, ...], cifar: bool) -> str:
+    """PyTorch's key of a leaf, such as ("params", "stage1_block1", "conv1", "kernel") to "layer1.0.conv1.weight"."""
+    layers, leaf = path[1:-1], _LEAVES.get(path[-1], path[-1])
+    if isinstance(module, AlexNet):
+        names = [_ALEXNET[layers[0]]]
+    elif isinstance(module, VGG):
+        names = [_vgg_layers(module)[layers[0]]]
+    elif isinstance(module, GoogLeNet):
+        names = [{"conv2_reduce": "conv2", "conv2": "conv3", "classifier": "fc"}.get(layers[0], layers[0])]
+        for layer in layers[1:]:
+            names.append("bn" if layer == "norm" else _BRANCHES.get(layer, layer))
+    elif isinstance(module, ResNet):
+        short = "shortcut" if cifar else "downsample"
+        names = []
+        for layer in layers:
+            layer = re.sub(r"stage(\d+)_block(\d+)", lambda match: f"layer{match[1]}.{int(match[2]) - 1}", layer)
+            layer = {"conv_shortcut": f"{short}.0", "norm_shortcut": f"{short}.1",
+                     "classifier": "linear" if cifar else "fc"}.get(layer, layer)
+            names.append(layer.replace("norm", "bn"))
+    else:
+        raise UserError(f"{type(module).__name__.lower()} has no PyTorch weights to exchange; known are torchvision's "
+                        "alexnet, vgg, googlenet and resnet, and CIFAR ResNets")
+    return ".".join([*names, leaf])
+
+
+def _vgg_layers(module: VGG) -> dict[str, str]:
+    """torchvision numbers VGG's layers in sequence, rectifiers and pools included."""
+    numbers, number = {}, 0
+    for s, count in enumerate(module.convs, 1):
+        for c in range(1, count + 1):
+            numbers[f"conv{s}_{c}"] = f"features.{number}"
+            numbers[f"norm{s}_{c}"] = f"features.{number + 1}"
+            number += 3 if module.batch_norm else 2
+        number += 1
+    return numbers | {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
+
+
+def _window_channels(module: nn.Module, path: tuple[str, ...]) -> int | None:
+    """Channels of the map that a fully connected layer flattens; None where its input is flat already."""
+    if path[1] == "fc6" and isinstance(module, AlexNet):
+        return module.filters[-1]
+    if path[1] == "fc6" and isinstance(module, VGG):
+        return module.width * min(2 ** (len(module.convs) - 1), 8)
+    return 128 if path[2:] == ("fc1", "kernel") else None                       # GoogLeNet's auxiliary heads
+
+
+def _layout_to_torch(array: Any, channels: int | None) -> Any:
+    """(h, w, in, out) to (out, in, h, w); (h * w * in, out) to (out, in * h * w), `in` given by `channels`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    if array.ndim == 2:
+        rows, out = array.shape
+        channels = channels or rows
+        side = isqrt(rows // channels)
+        return array.reshape(side, side, channels, out).transpose(3, 2, 0, 1).reshape(out, rows)
+    return array
+
+
+def _layout_from_torch(array: np.ndarray, channels: int | None) -> np.ndarray:
+    """The inverse of `_layout_to_torch`."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim == 2:
+        out, rows = array.shape
+        channels = channels or rows
+        side = isqrt(rows // channels)
+        return array.reshape(out, channels, side, side).transpose(2, 3, 1, 0).reshape(rows, out)
+    return array
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
+
+
+def _some(keys: list[str], most: int = 3) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(keys[:most]) + more
