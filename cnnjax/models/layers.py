@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.ops.conv import conv_general_dilated
+
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 """N(0, 2 / (k^2 c_in)): He et al. 2015, "Delving Deep into Rectifiers", eq. 10. Not truncated, as there."""
 
@@ -22,6 +24,7 @@ def conv(filters: int, kernel: int, stride: int = 1, *, padding: int | None = No
     """
     pad = (kernel - 1) // 2 if padding is None else padding
     fields.setdefault("kernel_init", he_normal)
+    fields.setdefault("conv_general_dilated", conv_general_dilated)
     return nn.Conv(filters, (kernel, kernel), (stride, stride), padding=((pad, pad), (pad, pad)), use_bias=use_bias,
                    **fields)
 
