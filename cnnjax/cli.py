@@ -134,3 +134,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(f"eval takes its config from the workdir; --config.{overrides[0]} cannot be set")
     row = classification.evaluate(options.workdir, options.split, options.step)
     print(f"{row['split']} error {100 * row['error']:.2f} %, loss {row['loss']:.4f}, step {row['step']}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -178,8 +178,8 @@ def check(config: ConfigDict) -> None:
                         "number that is not negative")
     for field in ("momentum", "label_smoothing", "ema"):
         if not 0 <= config.optimizer[field] < 1:
-            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0 and "
-                            "under 1")
+            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0 "
+                            "and under 1")
     for field in ("weight_decay", "clip_norm"):
         if not config.optimizer[field] >= 0:
             raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0")

@@ -1,0 +1,183 @@
+"""The loop: what it writes, and that a run which was killed or stopped gives what an undisturbed one gives."""
+
+import json
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from cnnjax import classification
+from cnnjax.errors import UserError
+from cnnjax.training import loop, workdir as workdirs
+from cnnjax.training.checkpoints import leaves
+
+LONG = ("steps=300", "schedule.boundaries=(100,200)", "eval_every=50", "checkpoint_every=10", "log_every=5")
+
+
+def final_parameters(workdir):
+    config = workdirs.read_config(workdir)
+    dataset = classification.datasets.load(config.data, config.seed)
+    _, state, step = classification.restore(workdir, config, dataset)
+    assert step == config.steps
+    return leaves(state)
+
+
+def assert_same_run(one, other):
+    """Byte-equal metrics and bit-equal states."""
+    assert (one / workdirs.METRICS).read_bytes() == (other / workdirs.METRICS).read_bytes()
+    a, b = final_parameters(one), final_parameters(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def rows_written(workdir):
+    path = workdir / workdirs.METRICS
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def wait_for_rows(process, workdir, rows):
+    while rows_written(workdir) < rows and process.poll() is None:
+        time.sleep(0.002)
+
+
+def arguments(workdir, *overrides):
+    return ("train", "--config", "tests/tiny_config.py", "--workdir", workdir, *(f"--config.{o}" for o in overrides))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, command):
+    workdir = tmp_path_factory.mktemp("runs") / "undisturbed"
+    process = command(*arguments(workdir, *LONG))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return workdir
+
+
+# The longer one was last run on 2026-11-24.
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_gives_the_same_bits(tmp_path, undisturbed, command, kills):
+    rng = random.Random(kills)
+    total = rows_written(undisturbed)
+    for moment in sorted(rng.sample(range(1, total), kills)):
+        process = command(*arguments(tmp_path / "run", *LONG))
+        wait_for_rows(process, tmp_path / "run", moment)
+        time.sleep(rng.random() * 0.05)
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL, "the run ended before it was killed"
+    process = command(*arguments(tmp_path / "run", *LONG))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert_same_run(undisturbed, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(tmp_path, undisturbed, command, signum, status):
+    workdir = tmp_path / "run"
+    process = command(*arguments(workdir, *LONG))
+    wait_for_rows(process, workdir, 7)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    assert "run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    process = command(*arguments(workdir, *LONG))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert_same_run(undisturbed, workdir)
+
+
+def test_eight_devices_give_the_losses_of_one(tmp_path, command):
+    """With synced batch norm, over 20 steps, within 1e-4."""
+    losses = {}
+    for devices in (1, 8):
+        workdir = tmp_path / str(devices)
+        process = command(*arguments(workdir, "sync_batch_norm=True", "log_every=1", "optimizer.learning_rate=0.01"),
+                          devices=devices)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        rows = workdirs.read_rows(workdir / workdirs.METRICS)
+        losses[devices] = [r["loss"] for r in rows if r["split"] == "train"]
+    assert len(losses[1]) == 20
+    np.testing.assert_allclose(losses[8], losses[1], atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    from tests.conftest import TINY, configs
+    config = configs.load(TINY)
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    classification.train(config, workdir)
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    rows = workdirs.read_rows(finished / workdirs.METRICS)
+    train = [r for r in rows if r["split"] == "train"]
+    assert [r["step"] for r in train] == [5, 10, 15, 20]
+    assert [r["step"] for r in rows if r["split"] == "test"] == [10, 20]
+    np.testing.assert_allclose([r["learning_rate"] for r in train], [0.1, 0.1, 0.01, 0.001], rtol=1e-6)
+    assert {"loss", "error", "grad_norm", "param_norm", "update_norm"} <= train[0].keys()
+    result = json.loads((finished / "result.json").read_text())
+    assert result["test_error"] == rows[-1]["error"]
+    assert result["test_images"] == 359
+
+
+def test_a_finished_run_is_not_trained_again(finished):
+    before = (finished / workdirs.METRICS).read_bytes()
+    config = workdirs.read_config(finished)
+    classification.train(config, finished)
+    assert (finished / workdirs.METRICS).read_bytes() == before
+
+
+def test_evaluation_of_the_checkpoint_is_the_last_row(finished):
+    row = classification.evaluate(finished, "test")
+    last = workdirs.read_rows(finished / workdirs.METRICS)[-1]
+    assert row == pytest.approx(last)
+
+
+def test_a_row_that_was_cut_off_is_not_read(tmp_path):
+    path = tmp_path / workdirs.METRICS
+    path.write_text('{"step": 5, "split": "train"}\n{"step": 10, "spl')
+    assert workdirs.read_rows(path) == [{"step": 5, "split": "train"}]
+    rows = workdirs.Rows(path, step=5)
+    rows.append({"step": 10})
+    rows.close()
+    assert [r["step"] for r in workdirs.read_rows(path)] == [5, 10]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny):
+    with pytest.raises(loop.Diverged, match=r"the loss is (nan|inf) at step \d+, learning rate 1e\+30; the last good"):
+        classification.train(tiny("optimizer.learning_rate=1e30"), tmp_path / "run")
+
+
+def test_another_config_is_refused_with_the_fields_that_differ(finished, tiny):
+    with pytest.raises(UserError, match=r"another config \(optimizer.momentum: 0.9 there, 0.5 here\)"):
+        classification.train(tiny("optimizer.momentum=0.5"), finished)
+
+
+def test_a_workdir_in_use_is_refused(tmp_path, tiny):
+    with workdirs.claim(tmp_path, tiny()), pytest.raises(UserError, match="is in use by process"), \
+            workdirs.claim(tmp_path, tiny()):
+        pass
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("batch_size=0", "'batch_size': found 0, expected at least 1"),
+    ("steps=0", "'steps': found 0"),
+    ("log_every=7", "'log_every': 7 does not divide steps = 20"),
+    ("optimizer.momentum=1.0", "'optimizer.momentum': found 1.0"),
+    ("optimizer.weight_decay=-1.0", "'optimizer.weight_decay': found -1.0"),
+    ("optimizer.learning_rate=-0.1", "'optimizer.learning_rate': found -0.1"),
+    ("schedule.name=stairs", "'schedule.name': found 'stairs', expected one of piecewise"),
+    ("model.name=resnet21", "did you mean"),
+    ("model.depth=20", "has no field 'depth'"),
+    ("dtype=float16", "'dtype': found 'float16'"),
+])
+def test_a_config_that_cannot_run_is_refused(tmp_path, tiny, override, message):
+    with pytest.raises(UserError, match=message):
+        classification.train(tiny(override), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
