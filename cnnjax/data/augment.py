@@ -6,6 +6,7 @@ comes up equally often. A position's image is computed directly, from (key, posi
 permutation: nothing is stored, and a resumed run goes on exactly where it stopped.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from jax.typing import ArrayLike
 ROUNDS = 32
 
 
+@partial(jax.jit, static_argnames="n")
 def stream_indices(key: jax.Array, positions: jax.Array, n: int) -> jax.Array:
     """The images at `positions` (uint32, any shape) of the endless shuffled stream over `n` images: int32, same shape.
 

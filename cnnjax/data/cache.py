@@ -45,8 +45,8 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
     Raises `UserError` when the folder cannot be written or the disk is full; nothing of a failed build stays.
     """
     folder = root(cache) / f"{kind}-{digest(content)}"
-    with contextlib.suppress(FileNotFoundError, ValueError, json.JSONDecodeError, KeyError):    # none, or damaged
-        return _open(folder)
+    if (ready := _open(folder)) is not None:
+        return ready
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _unfinished(folder.parent) as unfinished:
@@ -64,19 +64,24 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
             raise UserError(f"data.cache: cannot write {folder.parent}: {error.strerror}; make room or name another "
                             "folder in data.cache or CNNJAX_CACHE") from None
         raise
-    return _open(folder)
+    ready = _open(folder)
+    assert ready is not None, f"{folder} cannot be read just after it was written"
+    return ready
 
 
-def _open(folder: Path) -> Splits:
-    meta = json.loads((folder / "meta.json").read_text())
-    splits = {}
-    for split in meta["splits"]:
-        images = np.load(folder / f"{split}.npy", mmap_mode="r")
-        labels = np.load(folder / f"{split}_labels.npy")
-        if len(images) != len(labels):
-            raise ValueError(f"{folder} is damaged")
-        splits[split] = ImageSet(images, labels)
-    return Splits(splits, tuple(meta["classes"]), tuple(meta["skipped"]))
+def _open(folder: Path) -> Splits | None:
+    """What the folder holds, or None when it is not there or damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        splits = {}
+        for split in meta["splits"]:
+            images = np.load(folder / f"{split}.npy", mmap_mode="r")
+            splits[split] = ImageSet(images, np.load(folder / f"{split}_labels.npy"))
+            if len(splits[split].labels) != len(images):
+                return None
+        return Splits(splits, tuple(meta["classes"]), tuple(meta["skipped"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
 
 
 @contextlib.contextmanager
@@ -98,11 +103,10 @@ def _publish(unfinished: Path, folder: Path) -> None:
     try:
         unfinished.rename(folder)
     except OSError:
-        try:
-            _open(folder)               # another process was first: its folder is as good
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder)       # damaged, or in the way
-            unfinished.rename(folder)
+        if _open(folder) is not None:       # another process was first: its folder is as good
+            return
+        shutil.rmtree(folder)               # damaged
+        unfinished.rename(folder)
 
 
 def _sync(file: Path) -> None:

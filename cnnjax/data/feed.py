@@ -19,7 +19,7 @@ Batch = dict[str, np.ndarray]
 
 
 def fits(images: ImageSet, device: jax.Device | None = None, share: float = 0.25) -> bool:
-    """Whether a split takes at most `share` of the memory of `device` (by default the first), so that it may live there."""
+    """Whether a split takes at most `share` of the memory of `device` (by default the first): it may live there."""
     device = device or jax.local_devices()[0]
     stats = device.memory_stats() or {}
     memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -37,8 +37,8 @@ def resident(images: ImageSet, device: Any = None) -> dict[str, jax.Array]:
 class Prefetch:
     """An endless iterator over `make(step)`, `make(step + 1)`, ..., which a thread computes `ahead` results in advance.
 
-    Its whole state is `step`, the step of the result that `next` gives: a new one with that `step` goes on exactly. What
-    `make` raises is raised by `next`. `close()`, or leaving a `with` block, ends the thread, and so does the program's
+    Its whole state is `step`, the step of the result that `next` gives: a new one with that `step` goes on exactly.
+    What `make` raises is raised by `next`. `close()`, or leaving a `with` block, ends the thread, as does the program's
     end.
     """
 

@@ -104,6 +104,7 @@ def _sort(names: list[str], where: str) -> Listing:
             if not files:
                 raise UserError(f"data.path: {where}: class {split}/{kind} has no image "
                                 f"(*{', *'.join(decode.SUFFIXES)})")
+    for split, classes in found.items():
         differing = sorted(set(classes) ^ set(found["train"]))
         if differing:
             lacks = split if differing[0] in found["train"] else "train"

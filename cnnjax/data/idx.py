@@ -26,8 +26,8 @@ def idx(config: ConfigDict) -> Splits:
                         "train-images-idx3-ubyte and its three companions")
     splits = {}
     for split, prefix in _FILES.items():
-        images, labels = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), 3), \
-            read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), 1)
+        images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), 3)
+        labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), 1)
         if len(images) != len(labels):
             raise UserError(f"data.path: {folder} has {len(images)} images but {len(labels)} labels for {split}")
         if not len(images):
@@ -56,7 +56,9 @@ def read_idx(file: Path, dimensions: int) -> np.ndarray:
                 raise UserError(f"{file} is cut off within its header")
             shape = struct.unpack(f">{dimensions}I", head[4:])
             expected = int(np.prod(shape, dtype=object))
-            data = stream.read(min(expected + 1, 2**40))
+            data = bytearray()      # read piece by piece: what a header declares is no reason to reserve it
+            while len(data) <= expected and (part := stream.read(2**24)):
+                data += part
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     if len(data) != expected:

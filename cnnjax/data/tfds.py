@@ -36,6 +36,9 @@ def builder(name: str, path: str) -> Any:
     library = _library()
     try:
         return library.builder(name, data_dir=data_dir(path), file_format="array_record", try_gcs=False)
+    except ImportError as error:        # some builders need TensorFlow, or a reader of their format, merely to be named
+        raise UserError(f"data.source: TFDS set {name!r} cannot be opened: it needs the module "
+                        f"{error.name!r}") from None
     except (ValueError, AssertionError, RuntimeError, OSError) as error:    # a config or version that does not exist
         raise UserError(f"data.source: TFDS set {name!r} cannot be opened: {_line(error)}") from None
 
