@@ -137,9 +137,13 @@ def on_canvas(image: np.ndarray, canvases: Sequence[tuple[int, int]]) -> tuple[n
     return placed[None], size[None]
 
 
+def room(count: int) -> int:
+    """A power of two, at least 64, for so many rows: programs of few static sizes serve every image."""
+    return max(64, 1 << max(count - 1, 0).bit_length())
+
+
 def pad_rows(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` rows, padded with zeros, and which are there."""
-    rows = rows[:count]
+    """The rows padded with zeros to `count`, and which are there."""
     padded = np.zeros((count, *rows.shape[1:]), np.float32)
     padded[: len(rows)] = rows
     return padded, np.arange(count) < len(rows)

@@ -107,18 +107,17 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables, prop
                         config.backbone.frozen, "Fast R-CNN")
 
 
-def compress(config: Any, variables: Variables) -> tuple[Any, Variables]:
-    """Config and variables with the head's layers factorised to `config.fast_rcnn.svd_ranks` (section 3.1)."""
-    return config, {**variables, "params": {**variables["params"], "head": backbones.truncate(
-        variables["params"]["head"], config.fast_rcnn.svd_ranks)}}
-
-
 def detector(config: Any, num_classes: int, variables: Variables, search: Cache) -> Detector:
-    """The trained network on single images, its proposals by selective search."""
+    """The trained network on single images, its proposals by selective search.
+
+    With `svd_ranks` the layers of its head are factorised first (section 3.1).
+    """
     backbone = backbones.create(config.backbone, config.dtype)
     if any(config.fast_rcnn.svd_ranks):
         backbone = backbone._replace(head=backbone.head.clone(ranks=config.fast_rcnn.svd_ranks))
-        _, variables = compress(config, variables)
+        params = variables["params"]
+        head = backbones.truncate(params["head"], config.fast_rcnn.svd_ranks)
+        variables = {**variables, "params": {**params, "head": head}}
     module = create(backbone, num_classes, config.fast_rcnn.pooling)
     program: Callable[..., Boxes] = jax.jit(partial(detect, module, config.test))
     variables = jax.device_put(variables)
@@ -127,7 +126,8 @@ def detector(config: Any, num_classes: int, variables: Variables, search: Cache)
         proposed = search(image)
         began = time.perf_counter()
         images, sizes = common.on_canvas(image, config.data.canvases)
-        rois, there = common.pad_rows(rescale_boxes(proposed.boxes, image.shape[:2], sizes[0]), config.proposals.most)
+        rois, there = common.pad_rows(rescale_boxes(proposed.boxes, image.shape[:2], sizes[0]),
+                                       common.room(len(proposed.boxes)))
         ready = time.perf_counter()
         found = jax.device_get(program(variables, images, sizes, rois, there))
         done = time.perf_counter()

@@ -14,7 +14,7 @@ from sklearn.svm import LinearSVC
 
 from cnnjax import ops
 from cnnjax.data.detection import DetectionSet, Objects
-from cnnjax.detection.common import Boxes, Detector, Found, Variables, finish, pad_rows, to_detections
+from cnnjax.detection.common import Boxes, Detector, Found, Variables, finish, pad_rows, room, to_detections
 from cnnjax.detection.proposals import Cache
 from cnnjax.evaluation.voc_ap import iou_matrix
 
@@ -183,8 +183,8 @@ def classify(top: Variables, settings: Any, pooled: jax.Array, features: jax.Arr
     return finish(rois, there, scores, deltas, size, settings, weights=(1, 1, 1, 1))
 
 
-def detector(extract: Extract, top: Variables, settings: Any, most: int, search: Cache) -> Detector:
-    """A detector on single images, of up to `most` proposals, from features and what `fit` gave."""
+def detector(extract: Extract, top: Variables, settings: Any, search: Cache) -> Detector:
+    """A detector on single images from features and what `fit` gave."""
     program = jax.jit(partial(classify, jax.device_put(top), settings))
 
     def run(image: np.ndarray) -> Found:
@@ -192,7 +192,7 @@ def detector(extract: Extract, top: Variables, settings: Any, most: int, search:
         began = time.perf_counter()
         features = extract(image, proposed.boxes)
         done = time.perf_counter()
-        size = image.shape[:2]
+        size, most = image.shape[:2], room(len(proposed.boxes))
         rois, there = pad_rows(proposed.boxes, most)
         pooled, fc = (pad_rows(rows, most)[0] for rows in features)
         found = jax.device_get(program(pooled, fc, rois, there, np.array(size)))

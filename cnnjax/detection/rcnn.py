@@ -197,4 +197,4 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables, prop
 def detector(config: Any, num_classes: int, variables: Variables, search: Cache) -> Detector:
     """The trained detector on single images."""
     extract = extractor(config, num_classes, {k: v for k, v in variables.items() if k != "top"})
-    return linear.detector(extract, variables["top"], config.rcnn.test, config.proposals.most, search)
+    return linear.detector(extract, variables["top"], config.rcnn.test, search)

@@ -124,8 +124,7 @@ def extractor(config: Any, module: SPPNet, variables: Variables) -> linear.Extra
 
     def extract(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images, sizes = common.on_canvas(image, config.data.canvases)
-        step = -(-len(boxes) // 64) * 64                # a few static sizes
-        rois, _ = common.pad_rows(rescale_boxes(boxes, image.shape[:2], sizes[0]), step)
+        rois, _ = common.pad_rows(rescale_boxes(boxes, image.shape[:2], sizes[0]), common.room(len(boxes)))
         pyramids, top = jax.device_get(program(variables, images, sizes, rois))
         return pyramids[: len(boxes)], top[: len(boxes)]
     return extract
@@ -153,4 +152,4 @@ def detector(config: Any, num_classes: int, variables: Variables, search: Cache)
     module = create(backbones.create(config.backbone, config.dtype), num_classes, config.sppnet,
                     config.backbone.hidden)
     extract = extractor(config, module, {k: v for k, v in variables.items() if k != "top"})
-    return linear.detector(extract, variables["top"], config.sppnet.test, config.proposals.most, search)
+    return linear.detector(extract, variables["top"], config.sppnet.test, search)

@@ -5,7 +5,7 @@ boxes; boxes turned continuous on reading, `(x1 - 1, y1 - 1, x2, y2)`, have thos
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,12 +18,20 @@ class Detections(NamedTuple):
     classes: np.ndarray         # (D,) int32
 
 
-class Truth(NamedTuple):
+class Truth(Protocol):
     """What is there: the parts of `cnnjax.data.detection.Objects` that evaluation reads."""
 
-    boxes: np.ndarray           # (G, 4) float32
-    classes: np.ndarray         # (G,) int32
-    difficult: np.ndarray       # (G,) bool
+    @property
+    def boxes(self) -> np.ndarray:
+        """(G, 4) float32."""
+
+    @property
+    def classes(self) -> np.ndarray:
+        """(G,) int32."""
+
+    @property
+    def difficult(self) -> np.ndarray:
+        """(G,) bool."""
 
 
 class Curve(NamedTuple):
@@ -59,18 +67,19 @@ def voc_curve(detections: Sequence[Detections], truths: Sequence[Truth], cls: in
         boxes.append(found.boxes[of])
         images.append(np.full(of.sum(), i))
     score, image, box = (np.concatenate(part) if part else np.zeros(0) for part in (scores, images, boxes))
-    there = [Truth(t.boxes[of], t.classes[of], t.difficult[of]) for t in truths for of in [t.classes == cls]]
-    count = sum(int((~t.difficult).sum()) for t in there)
+    there = [(t.boxes[t.classes == cls], t.difficult[t.classes == cls]) for t in truths]
+    count = sum(int((~difficult).sum()) for _, difficult in there)
 
-    taken = [np.zeros(len(t.classes), bool) for t in there]
+    taken = [np.zeros_like(difficult) for _, difficult in there]
     verdicts = []                                       # 1 true, 0 false; nothing for one on a difficult object
     for d in np.argsort(-score, kind="stable"):
         i = int(image[d])
-        overlaps = iou_matrix(box[d][None], there[i].boxes)[0]
+        objects, difficult = there[i]
+        overlaps = iou_matrix(box[d][None], objects)[0]
         best = int(overlaps.argmax()) if len(overlaps) else -1
         if best < 0 or overlaps[best] <= iou_threshold:
             verdicts.append(0)
-        elif not there[i].difficult[best]:
+        elif not difficult[best]:
             verdicts.append(int(not taken[i][best]))
             taken[i][best] = True
     true = np.cumsum(np.array(verdicts, np.float64))

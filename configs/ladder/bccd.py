@@ -1,0 +1,54 @@
+"""The ladder on blood cells (BCCD: 364 images, PASCAL VOC layout): hours on two CPU cores.
+
+    cnnjax ladder --config configs/ladder/bccd.py --workdir runs/bccd --config.data.path=FOLDER
+
+FOLDER holds `JPEGImages`, `Annotations` and `ImageSets`. Images are halved to 320x240. Two boxes have no area and
+are skipped.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.ladder import defaults
+from configs.ladder.defaults import shortened
+
+
+def get_config() -> ConfigDict:
+    config = defaults.ladder()
+    config.data.path = "data/bccd"
+    config.data.on_error = "skip"
+    config.data.canvases = ((240, 320),)
+    config.data.jitter = 0.8
+    config.eleven_points = False
+
+    config.backbone.name = "small"
+    config.backbone.widths = (16, 32, 64)
+    config.backbone.stage = "stage3"        # stride 8
+    config.backbone.hidden = (256,)
+    config.backbone.dropout = 0.0
+    config.backbone.mean, config.backbone.std = (0.7, 0.67, 0.7), (0.25, 0.25, 0.25)
+    config.backbone.frozen = ()
+    config.backbone.freeze_norm = False
+    config.pretraining = shortened(800, 64, 0.02)
+
+    config.proposals.width = 320
+    config.proposals.smallest = 8
+    config.proposals.most = 1000
+
+    config.rcnn.side, config.rcnn.context = 112, 8
+    config.rcnn.training = shortened(600, 64, 0.01)
+    config.sppnet.scales, config.sppnet.target = (1.0, 1.5), 64.0
+    config.sppnet.training = shortened(1000, 2, 0.01)
+    config.fast_rcnn.svd_ranks = (0,)
+    config.fast_rcnn.training = shortened(3000, 2, 0.02)
+
+    faster = config.faster_rcnn
+    faster.pooling = "align"
+    faster.scales, faster.ratios, faster.anchor_style = (20.0, 40.0, 56.0, 96.0), (0.7, 1.0, 1.4), "centre"
+    faster.rpn_channels = 128
+    faster.border = 1e9                     # cells cut by the side are wanted
+    faster.rois = 64
+    faster.smallest = 6.0
+    faster.proposals_train.update(before=1000, after=300)
+    faster.proposals_test.update(before=1000, after=200)
+    faster.training = shortened(4000, 2, 0.02)
+    return config

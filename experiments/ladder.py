@@ -1,0 +1,216 @@
+"""The ladder: R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images and backbone, and what each step bought.
+
+Each detector is a cell of its own in `WORKDIR/cells`, so that a study that was stopped goes on where it was. The report
+is made from the files of the cells alone: `report(workdir)` makes it again without training.
+"""
+
+import json
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from cnnjax.data import detection as datasets
+from cnnjax.data.detection import DetectionData
+from cnnjax.detection import common, detectors
+from cnnjax.detection.common import Found
+from cnnjax.detection.proposals import Cache
+from cnnjax.errors import UserError
+from cnnjax.evaluation.coco_ap import coco_ap
+from cnnjax.evaluation.voc_ap import proposal_recall, voc_ap
+from cnnjax.reporting import boxes, html, tables
+from cnnjax.training import workdir as workdirs
+
+COUNTS = (50, 100, 200, 500, 1000, 2000)
+SAMPLES = 4         # test images that the report shows
+HEADER = ("detector", "mAP %", "COCO AP %", "s/image", "proposals s", "network s", "rest s", "training min",
+          "proposals min", "disk MB")
+
+
+def run(config: ConfigDict, workdir: Path) -> None:
+    """Trains and tests every detector that is not finished, then writes and prints the report."""
+    check(config)
+    with workdirs.claim(workdir, config):
+        data = datasets.load(config.data, config.seed)
+        workdirs.write(workdir / "data.json", json.dumps({
+            "classes": data.classes, "train": len(data.train), "test": len(data.test),
+            "skipped": data.skipped}, indent=1) + "\n")
+        for line in data.skipped:
+            print(f"skipped {line}")
+        for kind in config.detectors:
+            if not (workdir / "cells" / kind / "result.json").exists():
+                cell(kind, config, data, workdir)
+        report(workdir)
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError naming the field for a ladder that cannot be run."""
+    if not config.detectors or len(set(config.detectors)) < len(config.detectors):
+        raise UserError(f"config field 'detectors': found {config.detectors}, expected one or more different ones")
+    for kind in config.detectors:
+        detectors.check(kind)
+
+
+def cell(kind: str, config: ConfigDict, data: DetectionData, workdir: Path) -> None:
+    """Trains and tests one detector; `result.json` in its folder says that it is done."""
+    folder = workdir / "cells" / kind
+    search = Cache(workdir / "proposals", config.proposals)
+    resumed = folder.exists()
+    if not (folder / "detector.json").exists():
+        begin = detectors.start(config, data, workdir / "cells" / "backbone")
+        began = time.perf_counter()
+        if kind != "faster_rcnn":
+            detectors.proposals_of(config, data, search)            # timed on their own, kept for all
+            began = time.perf_counter()
+        variables = detectors.train(kind, config, data, folder, begin, search)
+        took = {"seconds": time.perf_counter() - began, "resumed": resumed}
+        workdirs.write(folder / "training.json", json.dumps(took) + "\n")
+        common.save(folder, kind, data.classes, config, variables)
+    variables = common.load(folder)[3]
+    detect = detectors.detector(kind, config, len(data.classes), variables, search)
+    found = []
+    for i in range(len(data.test)):
+        image = data.test.read(i)
+        detect(image)                       # compiles where a size is new; the second time is the one that is measured
+        found.append(detect(image))
+    _samples(kind, config, data, found, workdir / "figures")
+    proposals = 0.0
+    if kind != "faster_rcnn":
+        proposals = sum(search(data.train.read(i)).seconds for i in range(len(data.train)))
+    result = {**scores(found, data, config.eleven_points), **json.loads((folder / "training.json").read_text()),
+              "proposal_seconds": proposals, "disk_bytes": _disk(kind, folder, workdir),
+              "hardware": f"{jax.devices()[0].device_kind}, {jax.device_count()} device"}
+    workdirs.write(folder / "result.json", json.dumps(result, indent=1) + "\n")
+
+
+def scores(found: Sequence[Found], data: DetectionData, eleven_points: bool) -> dict[str, Any]:
+    """Accuracy, proposal recall and median seconds an image of what a detector found on the test images."""
+    detections, truths = [f.detections for f in found], data.test.objects
+    ap = voc_ap(detections, truths, len(data.classes), eleven_points=eleven_points)
+    return {"map": float(np.nanmean(ap)), "ap": dict(zip(data.classes, ap.tolist(), strict=True)),
+            "coco": coco_ap(detections, truths, len(data.classes)),
+            "recall": {str(n): r for n, r in proposal_recall([f.proposals for f in found], truths, COUNTS).items()},
+            "proposals": float(np.mean([len(f.proposals) for f in found])),
+            "image_seconds": {part: float(np.median([f.seconds[part] for f in found]))
+                              for part in ("proposals", "network", "rest")}}
+
+
+def _disk(kind: str, folder: Path, workdir: Path) -> int:
+    """Bytes of proposals and features that the detector's training keeps on disk; none for Faster R-CNN."""
+    folders = [folder / "features"] + ([workdir / "proposals"] if kind != "faster_rcnn" else [])
+    return sum(file.stat().st_size for f in folders for file in f.glob("*.npz"))
+
+
+def _samples(kind: str, config: ConfigDict, data: DetectionData, found: Sequence[Found], figures: Path) -> None:
+    """The first test images with what is there (above) and what was found (below)."""
+    least = 0.5 if kind in ("fast_rcnn", "faster_rcnn") else 0.0        # a probability, or the side of the SVM's plane
+    there, seen = [], []
+    for i in range(min(SAMPLES, len(found))):
+        image, truth, d = data.test.read(i), data.test.objects[i], found[i].detections
+        there.append(boxes.draw(image, truth.boxes, [data.classes[c] for c in truth.classes],
+                                [boxes.COLOURS[c % len(boxes.COLOURS)] for c in truth.classes]))
+        seen.append(boxes.draw_detections(image, d.boxes, d.scores, d.classes, data.classes, least))
+    boxes.save(boxes.grid([there, seen]), figures / f"{kind}.png")
+
+
+def report(workdir: Path) -> Path:
+    """Prints the table of the finished cells of `workdir`, writes the figure, table.md and report.html."""
+    config = workdirs.read_config(workdir)
+    results = {kind: json.loads((workdir / "cells" / kind / "result.json").read_text()) for kind in config.detectors
+               if (workdir / "cells" / kind / "result.json").exists()}
+    if not results:
+        raise UserError(f"{workdir} has no finished detector to report")
+    data = json.loads((workdir / "data.json").read_text())
+    figures = workdir / "figures"
+    figures.mkdir(exist_ok=True)
+    figure(results, figures / "ladder.png")
+    main, classes, recall = table(results), class_table(results), recall_table(results)
+    sentences = verdict(results)
+    title = f"The ladder of detectors, {data['train']} images to train, {data['test']} to test"
+    parts = [html.paragraph(s) for s in sentences]
+    parts += [html.image(figures / "ladder.png", "mAP over seconds an image."), html.table(*main)]
+    parts += [html.heading("AP50 of each class, %"), html.table(*classes)]
+    parts += [html.heading("Recall of proposals at IoU 0.5, %"), html.table(*recall)]
+    for kind in results:
+        parts += [html.heading(detectors.TITLES[kind]),
+                  html.image(figures / f"{kind}.png", "Above what is there, below what was found.")]
+    if data["skipped"]:
+        parts += [html.heading(f"{len(data['skipped'])} faults skipped"), html.code("\n".join(data["skipped"]))]
+    parts += [html.heading("Config"), html.code((workdir / "config.json").read_text())]
+    workdirs.write(workdir / "table.md", "\n".join(tables.markdown(*t) for t in (main, classes, recall)))
+    path = workdir / "report.html"
+    workdirs.write(path, html.page(title, parts))
+    for shown, name in ((main, title), (classes, "AP50 of each class, %"), (recall, "recall of proposals, %")):
+        tables.show(*shown, title=name)
+    print("\n".join(sentences))
+    print(f"report: {path}")
+    return path
+
+
+Table = tuple[Sequence[str], list[list[str]]]
+
+
+def table(results: dict[str, dict[str, Any]]) -> Table:
+    """Accuracy, the seconds an image and where they go, training time, disk. "+" marks a training that was resumed,
+    whose time is of its last part."""
+    rows = []
+    for kind, r in results.items():
+        parts = r["image_seconds"]
+        rows.append([detectors.TITLES[kind], f"{100 * r['map']:.1f}", f"{100 * r['coco']['AP']:.1f}",
+                     f"{sum(parts.values()):.3f}", *(f"{parts[p]:.3f}" for p in ("proposals", "network", "rest")),
+                     f"{r['seconds'] / 60:.1f}" + ("+" if r["resumed"] else ""), f"{r['proposal_seconds'] / 60:.1f}",
+                     f"{r['disk_bytes'] / 1e6:.1f}"])
+    return HEADER, rows
+
+
+def class_table(results: dict[str, dict[str, Any]]) -> Table:
+    """AP50 of each class."""
+    classes = list(next(iter(results.values()))["ap"])
+    return ("detector", *classes), [[detectors.TITLES[kind], *(f"{100 * r['ap'][c]:.1f}" for c in classes)]
+                                    for kind, r in results.items()]
+
+
+def recall_table(results: dict[str, dict[str, Any]]) -> Table:
+    """Recall at the first 50 to 2,000 proposals of selective search and of the region proposal network."""
+    rows = {}
+    for kind, r in results.items():
+        source = "region proposal network" if kind == "faster_rcnn" else "selective search"
+        rows[source] = [source, f"{r['proposals']:.0f}", *(f"{100 * r['recall'][str(n)]:.1f}" for n in COUNTS)]
+    return ("proposals", "an image", *map(str, COUNTS)), list(rows.values())
+
+
+def verdict(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What each step bought, in words with its numbers, and whether each is faster than the one before."""
+    sentences = []
+    kinds = [k for k in detectors.TITLES if k in results]
+    for before, after in pairwise(kinds):
+        a, b = (sum(results[k]["image_seconds"].values()) for k in (before, after))
+        gain = 100 * (results[after]["map"] - results[before]["map"])
+        sentences.append(f"{detectors.TITLES[after]} takes {b:.3f} s an image, {detectors.TITLES[before]} {a:.3f} s: "
+                         f"{a / b:.1f} times as fast" + (", so not faster" if b >= a else "") +
+                         f"; its mAP is {gain:+.1f} points.")
+    return sentences
+
+
+def figure(results: dict[str, dict[str, Any]], path: Path) -> None:
+    """mAP over seconds an image, a point a detector, joined in the order of the papers."""
+    drawing = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = drawing.subplots()
+    seconds = [sum(r["image_seconds"].values()) for r in results.values()]
+    accuracy = [100 * r["map"] for r in results.values()]
+    axis.plot(seconds, accuracy, "-", color="0.8", zorder=0)
+    for kind, x, y in zip(results, seconds, accuracy, strict=True):
+        axis.plot(x, y, "o", markersize=9, label=detectors.TITLES[kind])
+        axis.annotate(detectors.TITLES[kind], (x, y), textcoords="offset points", xytext=(8, 6))
+    axis.set_xscale("log")
+    axis.margins(0.2)
+    axis.set_xlabel("seconds an image, proposals included")
+    axis.set_ylabel("mAP, %")
+    axis.grid(alpha=0.3, which="both")
+    drawing.savefig(path, dpi=150)
