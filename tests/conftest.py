@@ -31,7 +31,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def command(tmp_path_factory):
-    """A function that starts `cnnjax ARGUMENTS` as a process and gives its Popen; `devices` are virtual ones of the CPU."""
+    """A function that starts `cnnjax ARGUMENTS` as a process and gives its Popen; `devices` are virtual ones."""
     cache = tmp_path_factory.mktemp("cache")
 
     def start(*arguments, devices=1):

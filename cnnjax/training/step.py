@@ -37,8 +37,8 @@ def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: S
 
     updates, opt_state = optimizer(state.hyper).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics |= {"grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(params),
-                "update_norm": optax.global_norm(updates)}
+    metrics |= {"grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params),
+                "update_norm": optax.tree.norm(updates)}
     ema = state.ema
     if ema_decay:
         ema = optax.incremental_update(params, ema, 1 - ema_decay)

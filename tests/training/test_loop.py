@@ -10,7 +10,8 @@ import pytest
 
 from cnnjax import classification
 from cnnjax.errors import UserError
-from cnnjax.training import loop, workdir as workdirs
+from cnnjax.training import loop
+from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
 
 LONG = ("steps=300", "schedule.boundaries=(100,200)", "eval_every=50", "checkpoint_every=10", "log_every=5")

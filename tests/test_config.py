@@ -1,0 +1,113 @@
+"""Configs: overrides are typed and checked by name, and each config file of the project is whole."""
+
+import importlib
+import pkgutil
+
+import pytest
+
+import configs as config_files
+from cnnjax import config as configs
+from cnnjax.errors import UserError
+from configs import defaults
+from tests.conftest import ROOT, TINY
+
+
+@pytest.mark.parametrize(("override", "field", "value"), [
+    ("steps=400", "steps", 400),
+    ("steps=4_000", "steps", 4_000),
+    ("optimizer.learning_rate=1", "optimizer.learning_rate", 1.0),
+    ("optimizer.learning_rate=1e-3", "optimizer.learning_rate", 1e-3),
+    ("data.flip=true", "data.flip", True),
+    ("data.flip=False", "data.flip", False),
+    ("data.path=12", "data.path", "12"),
+    ("schedule.boundaries=(1,2)", "schedule.boundaries", (1, 2)),
+    ("schedule.boundaries=[3]", "schedule.boundaries", (3,)),
+    ("schedule.boundaries=3", "schedule.boundaries", (3,)),
+    ("schedule.boundaries=()", "schedule.boundaries", ()),
+    ("model.shortcut=B", "model.shortcut", "B"),
+    ("model.zero_init=True", "model.zero_init", True),
+])
+def test_overrides_have_the_type_of_their_field(override, field, value):
+    config = configs.load(TINY, [override])
+    found = configs.flatten(config)[field]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("step=4", "config has no field 'step'; did you mean 'steps'?"),
+    ("optimizer.learning_rat=4", "did you mean 'optimizer.learning_rate'?"),
+    ("optimiser.momentum=0.5", "did you mean 'optimizer.momentum'?"),
+    ("steps=many", "config field 'steps': found 'many', expected int like 20"),
+    ("steps=1.5", "config field 'steps': found '1.5', expected int"),
+    ("data.flip=3", "config field 'data.flip': found '3', expected bool"),
+    ("data=3", "config field 'data' is a group of fields: set one of"),
+    ("schedule.boundaries=(1,'a')", "expected items of type int"),
+    ("steps", "expected --config.steps=VALUE"),
+    ("steps.more=3", "config has no field 'steps.more'"),
+])
+def test_mistaken_overrides_are_refused_in_one_line(override, message):
+    with pytest.raises(UserError) as error:
+        configs.load(TINY, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named_with_its_nearest_sibling():
+    with pytest.raises(UserError, match=r"digit.py does not exist; did you mean 'digits.py'"):
+        configs.load(ROOT / "configs" / "depth" / "digit.py")
+
+
+@pytest.mark.parametrize("text", ["def get_config(:", "raise OSError('no')", "x = 1", "def get_config(): return {}"])
+def test_a_broken_file_is_named(tmp_path, text):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"broken.py"):
+        configs.load(path)
+
+
+def test_check_refuses_a_field_that_nothing_reads():
+    config = defaults.classification()
+    with config.unlocked():
+        config.optimizer.beta = 0.9
+    with pytest.raises(UserError, match=r"unknown field 'optimizer.beta'"):
+        configs.check(config, defaults.classification())
+
+
+def test_check_refuses_a_missing_field_and_a_wrong_type():
+    config = defaults.classification()
+    with config.unlocked():
+        del config.steps
+    with pytest.raises(UserError, match="lacks the field 'steps'"):
+        configs.check(config, defaults.classification())
+    config = defaults.classification()
+    with config.ignore_type():
+        config.seed = "zero"
+    with pytest.raises(UserError, match="'seed': found 'zero', expected int"):
+        configs.check(config, defaults.classification())
+
+
+def test_differences_name_field_and_both_values():
+    assert list(configs.differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 4})) == [
+        "a.b: 1 there, 3 here", "c: 2 there, absent here", "d: absent there, 4 here"]
+
+
+DEPTH = [m.name for m in pkgutil.walk_packages(config_files.__path__, "configs.")
+         if m.name.startswith(("configs.depth.", "configs.train."))]
+
+
+@pytest.mark.parametrize("name", DEPTH)
+def test_the_config_files_hold_no_unknown_field(name):
+    config = importlib.import_module(name).get_config()
+    reference = defaults.depth_study() if "study" in config else defaults.classification()
+    configs.check(config, reference)
+
+
+def test_the_paper_s_recipe():
+    """He et al. 2015, section 4.2."""
+    from configs.depth import cifar10
+    config = cifar10.get_config()
+    assert (config.steps, config.batch_size, config.schedule.boundaries) == (64_000, 128, (32_000, 48_000))
+    assert config.optimizer.learning_rate == 0.1
+    assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
+    assert (config.data.pad, config.data.flip) == (4, True)
