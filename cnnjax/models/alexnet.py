@@ -15,6 +15,7 @@ import numpy as np
 from cnnjax.errors import UserError
 from cnnjax.models.layers import conv, he_normal
 from cnnjax.models.tap import tap
+from cnnjax.ops.conv import conv_general_dilated
 
 
 def local_response_norm(x: jax.Array, *, k: float = 2.0, n: int = 5, alpha: float = 1e-4,
@@ -51,7 +52,7 @@ class FullyConnected(nn.Module):
     `(N, H, W, C) -> (N, H', W', features)`: 1x1 on a map of the window's size; on a larger map the window slides over
     it as a convolution does, with the same weights (OverFeat; VGG, section 3.2). The kernel is `(h * w * C, features)`.
 
-    Raises UserError for a map smaller than the window.
+    Raises UserError for a map smaller than the window, or empty.
     """
 
     features: int
@@ -65,6 +66,8 @@ class FullyConnected(nn.Module):
         rows = height * width * channels
         if self.has_variable("params", "kernel"):
             rows = self.get_variable("params", "kernel").shape[0]
+        if rows == 0:
+            raise UserError(f"{self.name}: nothing is left of the image before it ({height}x{width}): give larger images")
         kernel = self.param("kernel", self.kernel_init, (rows, self.features)).astype(self.dtype)
         bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
@@ -76,8 +79,7 @@ class FullyConnected(nn.Module):
                             f"found {height}x{width}x{channels}: give larger images, or initialise on images of this "
                             "size")
         kernel = kernel.reshape(side, side, channels, self.features)
-        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID",
-                                            dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
+        return conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")) + bias
 
 
 class AlexNet(nn.Module):

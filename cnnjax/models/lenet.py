@@ -14,6 +14,7 @@ import numpy as np
 from cnnjax.errors import UserError
 from cnnjax.models.layers import conv
 from cnnjax.models.tap import tap
+from cnnjax.ops.conv import conv_general_dilated
 
 C3_TABLE = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5), (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5),
             (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5), (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5))
@@ -77,7 +78,7 @@ class PartialConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (16,))
         sources, targets = np.array(pairs).T
         dense = jnp.zeros((5, 5, 6, 16)).at[:, :, sources, targets].set(kernel).astype(self.dtype)
-        y = jax.lax.conv_general_dilated(x, dense, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = conv_general_dilated(x, dense, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return y + bias.astype(self.dtype)
 
 
@@ -151,5 +152,5 @@ class LeNet5(nn.Module):
         if self.output == "linear":
             return nn.Dense(self.num_classes, kernel_init=fan_in_uniform(84), name="output")(x)
         centres = codes(self.num_classes)
-        squares = jnp.square(x).sum(-1, keepdims=True)
-        return 2 * x @ centres.T - squares - np.square(centres).sum(-1)                    # -|x - c|^2, multiplied out
+        with jax.named_scope("output"):                                                    # -|x - c|^2, multiplied out
+            return 2 * x @ centres.T - jnp.square(x).sum(-1, keepdims=True) - np.square(centres).sum(-1)
