@@ -67,7 +67,7 @@ class FullyConnected(nn.Module):
         if self.has_variable("params", "kernel"):
             rows = self.get_variable("params", "kernel").shape[0]
         if rows == 0:
-            raise UserError(f"{self.name}: no pixel of the image is left before it ({height}x{width}): give larger ones")
+            raise UserError(f"{self.name}: no pixel of the image is left ({height}x{width}): give larger ones")
         kernel = self.param("kernel", self.kernel_init, (rows, self.features)).astype(self.dtype)
         bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)

@@ -55,7 +55,7 @@ def test_drawing(tmp_path):
     (lambda: run_summary(["lenet5"], draw="x.png"), "draw: draws one network to an .svg file, found 1 networks and"),
     (lambda: run_summary(["resnet20"], image=(0, 3)), "image: found (0, 3), expected height"),
     (lambda: run_summary(["lenet5"], image=(40, 40)), "lenet5 takes images of 28x28 or 32x32, found 40x40"),
-    (lambda: run_summary(["alexnet"], image=(30, 30)), "fc6: no pixel of the image is left before it (0x0)"),
+    (lambda: run_summary(["alexnet"], image=(30, 30)), "fc6: no pixel of the image is left (0x0)"),
     (lambda: run_summary(["alexnet"], fields={"hidden": "many"}), "image None, fields {'hidden': 'many'}: no such"),
 ])
 def test_mistakes_are_one_line(call, message):
