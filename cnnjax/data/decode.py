@@ -1,5 +1,6 @@
 """Image files to uint8 arrays, with every way in which a file can be wrong told in one line."""
 
+import contextlib
 import io
 import os
 import struct
@@ -26,15 +27,32 @@ class BadImage(UserError):
     """An image file that cannot be read. The message names it."""
 
 
-def open_image(data: bytes, name: str) -> Image.Image:
-    """A JPEG or PNG file's bytes as an upright RGB image (EXIF orientation applied; grey, palette, CMYK and 16-bit
-    grey turned to RGB, an alpha channel dropped). Raises `BadImage` naming `name`."""
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turns what decoders raise into a `BadImage` that names the file."""
+    try:
+        yield
+    except Image.UnidentifiedImageError:
+        raise BadImage(f"{name} is neither a JPEG nor a PNG image") from None
+    except _BROKEN as error:
+        raise BadImage(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from None
+
+
+def open_header(data: bytes, name: str) -> Image.Image:
+    """A JPEG or PNG file's bytes as a Pillow image whose pixels are not decoded yet. Raises `BadImage`."""
     if not data:
         raise BadImage(f"{name} is empty (0 bytes)")
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
-        if image.width * image.height > MAX_PIXELS:
-            raise BadImage(f"{name} declares {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+    with _named(name):
+        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(f"{name} declares {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
+    return image
+
+
+def upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Decoded, turned as its EXIF orientation says, and in RGB: grey, 16-bit grey, palette and CMYK are converted, an
+    alpha channel is dropped. Raises `BadImage` naming `name`."""
+    with _named(name):
         if image.mode != "RGB" or image.info.get("exif"):
             image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I"):                          # 16-bit grey; convert() alone would clip at 255
@@ -42,10 +60,6 @@ def open_image(data: bytes, name: str) -> Image.Image:
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return image.convert("RGB")
-    except Image.UnidentifiedImageError:
-        raise BadImage(f"{name} is neither a JPEG nor a PNG image") from None
-    except _BROKEN as error:
-        raise BadImage(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from None
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
@@ -57,7 +71,7 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
 
 def decode(data: bytes, name: str, size: int = 0) -> np.ndarray:
     """A JPEG or PNG file's bytes to uint8 (H, W, 3), or (size, size, 3) when `size` is not 0. Raises `BadImage`."""
-    image = open_image(data, name)
+    image = upright_rgb(open_header(data, name), name)
     return np.asarray(fit_square(image, size) if size else image)
 
 

@@ -38,14 +38,16 @@ class Prefetch:
     """An endless iterator over `make(step)`, `make(step + 1)`, ..., which a thread computes `ahead` results in advance.
 
     Its whole state is `step`, the step of the result that `next` gives: a new one with that `step` goes on exactly.
-    What `make` raises is raised by `next`. `close()`, or leaving a `with` block, ends the thread, as does the program's
-    end.
+    What `make` raises is raised by `next`. `close()`, or leaving a `with` block, ends the thread and calls the `close`
+    that was given.
     """
 
-    def __init__(self, make: Callable[[int], Any], step: int = 0, ahead: int = 4):
+    def __init__(self, make: Callable[[int], Any], step: int = 0, ahead: int = 4,
+                 close: Callable[[], None] = lambda: None):
         self.step = step
         self._queue: queue.Queue = queue.Queue(ahead)
         self._closed = threading.Event()
+        self._close = close
         self._thread = threading.Thread(target=self._run, args=(make, step), daemon=True)
         self._thread.start()
 
@@ -79,8 +81,10 @@ class Prefetch:
 
     def close(self) -> None:
         """Ends the thread; results not yet taken are dropped."""
-        self._closed.set()
-        self._thread.join()
+        if not self._closed.is_set():
+            self._closed.set()
+            self._thread.join()
+            self._close()
 
     def __enter__(self) -> "Prefetch":
         return self

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -43,43 +43,58 @@ def builder(name: str, path: str) -> Any:
         raise UserError(f"data.source: TFDS set {name!r} cannot be opened: {_line(error)}") from None
 
 
-def read(name: str, config: ConfigDict) -> Splits:
-    """The splits train and test (or validation, where there is no test) of `name`, decoded once into the cache.
+class Opened(NamedTuple):
+    """A prepared image classification set: builder, two keys of a record, TFDS's names of train and test, classes."""
+
+    builder: Any
+    image_key: str
+    label_key: str
+    splits: dict[str, str]
+    classes: tuple[str, ...]
+
+
+def open_prepared(name: str, path: str) -> Opened:
+    """The set `name`; where there is no split test, validation is it.
 
     A set that is not prepared is prepared first, in a process of its own, when TensorFlow is installed.
     Raises `UserError` when that cannot be done, and for a set that is not one of images with one label each.
     """
-    made = builder(name, config.path)
-    folder = Path(made.data_dir)
-    if not _is_prepared(folder):
-        prepare(name, config.path)
-        made = builder(name, config.path)
+    made = builder(name, path)
+    if not _is_prepared(Path(made.data_dir)):
+        prepare(name, path)
+        made = builder(name, path)
     info = made.info
     if not info.supervised_keys or len(info.supervised_keys) != 2:
         raise UserError(f"data.source: TFDS set {name!r} is not one of images with a label (it has no supervised keys)")
     image_key, label_key = info.supervised_keys
-    library = _library()
-    if not isinstance(info.features[image_key], library.features.Image) \
-            or not isinstance(info.features[label_key], library.features.ClassLabel):
+    features = _library().features
+    if not isinstance(info.features[image_key], features.Image) \
+            or not isinstance(info.features[label_key], features.ClassLabel):
         raise UserError(f"data.source: TFDS set {name!r} is not one of images with a label (its keys are "
                         f"{image_key!r} and {label_key!r})")
-    used = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
-    for split in used.values():
+    splits = {"train": "train", "test": "test" if "test" in info.splits else "validation"}
+    for split in splits.values():
         if split not in info.splits:
             raise UserError(f"data.source: TFDS set {name!r} has no split {split!r}; it has {', '.join(info.splits)}")
-    classes = tuple(info.features[label_key].names)
+    return Opened(made, image_key, label_key, splits, tuple(info.features[label_key].names))
+
+
+def read(name: str, config: ConfigDict) -> Splits:
+    """The splits of `name`, decoded once into the cache. Raises as `open_prepared` and `decode.decode_all` do."""
+    opened = open_prepared(name, config.path)
+    folder = Path(opened.builder.data_dir)
 
     def build(target: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]:
         labels, skipped = {}, []
-        for split, theirs in used.items():
-            source = made.as_data_source(theirs)
+        for split, theirs in opened.splits.items():
+            source = opened.builder.as_data_source(theirs)
             values = np.zeros(len(source), np.int32)
 
             def image_at(i: int, source: Any = source, values: np.ndarray = values, theirs: str = theirs) -> np.ndarray:
                 try:
                     record = source[i]
-                    image = record[image_key]
-                    values[i] = record[label_key]
+                    image = record[opened.image_key]
+                    values[i] = record[opened.label_key]
                 except Exception as error:      # whatever the record reader or the decoder raises for a broken file
                     raise decode.BadImage(f"{folder}: record {i} of {theirs} cannot be read: {_line(error)}") from None
                 return decode.resize_all(image[None], config.image_size)[0]
@@ -90,7 +105,7 @@ def read(name: str, config: ConfigDict) -> Splits:
             kept, lines = decode.decode_all(len(source), image_at, name_at, target / f"{split}.npy", config.on_error)
             labels[split] = values[kept]
             skipped += lines
-        return labels, classes, skipped
+        return labels, opened.classes, skipped
 
     content = [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in sorted(folder.iterdir())]
     return cache.cached(config.cache, "tfds", [name, config.image_size, config.on_error, content], build)
