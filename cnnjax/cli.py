@@ -50,14 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cnnjax: stopped at once; run the same command again to go on from the last checkpoint", file=sys.stderr)
         return 130
+    except BrokenPipeError:                             # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose "
               "another --workdir, then run the same command again", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,6 +88,21 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("eval", _eval, "a checkpoint on a split", config=None, workdir="")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
+
+    sub = verb("summary", _summary, "a network's layers, as the papers' tables print them", config=None, workdir=None)
+    sub.add_argument("networks", nargs="*", metavar="NAME", help="such as vgg16; without any: the names there are")
+    sub.add_argument("--compare", action="store_true", help="the networks side by side instead of one after the other")
+    sub.add_argument("--json", action="store_true", help="JSON instead of Markdown")
+    sub.add_argument("--classes", type=int, metavar="N", help="of the last layer; default: the paper's")
+    sub.add_argument("--image", type=int, nargs="+", metavar="N", help="height, width and channels; default: the paper's")
+    sub.add_argument("--draw", type=Path, metavar="FILE.svg", help="also draws the network")
+
+    verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",
+         config="configs/ladder/scatter.py", workdir="runs/ladder")
+
+    sub = verb("bench", _bench, "speed of this machine, against PyTorch where it is installed",
+               config="configs/train/digits.py", workdir=None)
+    sub.add_argument("what", choices=("loop",), help="loop: the training loop beside its bare step")
     return parser
 
 
@@ -126,6 +142,36 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     result = classification.train(_load(options, overrides, defaults.classification()), options.workdir)
     print(f"test error {100 * result['test_error']:.2f} %, {result['parameters']:,} parameters, "
           f"{result['images_per_second']:.0f} images/s; {options.workdir}")
+
+
+def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax import models
+    from cnnjax.reporting.summary import run_summary
+    _no_config("summary", overrides)
+    if not options.networks:
+        print("\n".join(models.names()))
+        return
+    print(run_summary(options.networks, num_classes=options.classes, image=options.image, compare=options.compare,
+                      form="json" if options.json else "markdown", draw=options.draw))
+
+
+def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
+    from configs.ladder import defaults
+    from experiments import ladder
+    ladder.run(_load(options, overrides, defaults.ladder()), options.workdir)
+
+
+def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax import bench_loop
+    from cnnjax.reporting import tables
+    from configs import defaults
+    rows = bench_loop.run(_load(options, overrides, defaults.classification()))
+    tables.show(bench_loop.HEADER, [[r["what"], f"{r['images_per_second']:.1f}", f"{r['ratio']:.3f}"] for r in rows])
+
+
+def _no_config(verb: str, overrides: list[str]) -> None:
+    if overrides:
+        raise UserError(f"{verb} takes no --config fields; found --config.{overrides[0]}")
 
 
 def _eval(options: argparse.Namespace, overrides: list[str]) -> None:

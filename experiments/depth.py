@@ -215,7 +215,8 @@ def layer_findings(at: dict[str, dict[str, Any]], step: int) -> list[str]:
         judged = ("the gradient vanishes on its way to the input" if ratio < 0.01 else
                   "the gradient explodes on its way to the input" if ratio > 100 else
                   "the gradient neither vanishes nor explodes on its way to the input")
-        sentences.append(f"{network}, step {step}: median gradient norm {np.median(norms[:third]):.3g} in the "
-                         f"first third of the layers, {np.median(norms[-third:]):.3g} in the last, ratio {ratio:.3g}: {judged}. "
-                         f"Median response {np.median(row['response_std']):.3g}.")
+        sentences.append(
+            f"{network}, step {step}: median gradient norm {np.median(norms[:third]):.3g} in the first third of the "
+            f"layers, {np.median(norms[-third:]):.3g} in the last, ratio {ratio:.3g}: {judged}. Median response "
+            f"{np.median(row['response_std']):.3g}.")
     return sentences

@@ -1,0 +1,57 @@
+"""What the training loop costs beside the bare compiled step: `cnnjax bench loop`."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax import classification
+from cnnjax import data as datasets
+from cnnjax.training import loop
+from cnnjax.training import state as states
+from cnnjax.training import step as steps
+from cnnjax.training import workdir as workdirs
+
+HEADER = ("what", "images/s", "ratio")
+
+
+def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
+    """Rates of the bare step and of the whole loop, measured in turn `repeats` times; the medians and their ratio.
+
+    The bare step is the loop's own program called again and again; the loop writes its rows and checkpoints beside it.
+    A repeat is `config.steps` steps of each.
+    """
+    dataset = datasets.load(config.data, config.seed)
+    module = classification.create_model(config, len(dataset.classes))
+    init = classification.init_function(module, dataset)
+    loss_fn, take = classification.loss_function(module), classification.take_function(config, dataset)
+    resident = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
+
+    length = loop.dispatch_length(config)
+    dispatch = steps.train_dispatch(loss_fn, states.optimizer(config), take, length, resident=True,
+                                    ema_decay=config.optimizer.ema)
+    state = steps.replicate(states.create(config, init))
+    data = steps.replicate(resident)
+    state, metrics = dispatch(state, data)          # compiles
+    jax.block_until_ready(metrics)
+
+    bare, whole = [], []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        for _ in range(config.steps // length):
+            state, metrics = dispatch(state, data)
+        jax.block_until_ready(metrics)
+        bare.append(config.steps * config.batch_size / (time.perf_counter() - began))
+        with tempfile.TemporaryDirectory() as folder:
+            loop.fit(config, Path(folder), init=init, loss_fn=loss_fn, take=take, resident=resident, name="loop")
+            rows = workdirs.read_rows(Path(folder) / workdirs.TIMING)
+        # The first row's time is the compilation's.
+        seconds = rows[-1]["seconds"] - rows[0]["seconds"]
+        whole.append((rows[-1]["step"] - rows[0]["step"]) * config.batch_size / seconds)
+    ratio = float(np.median(whole) / np.median(bare))
+    return [{"what": "bare step", "images_per_second": float(np.median(bare)), "ratio": 1.0},
+            {"what": "training loop", "images_per_second": float(np.median(whole)), "ratio": ratio}]
