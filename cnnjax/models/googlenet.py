@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cnnjax.errors import UserError
 from cnnjax.models.alexnet import adaptive_mean, local_response_norm
 from cnnjax.models.layers import BatchNorm, conv
 from cnnjax.models.tap import tap
@@ -34,9 +35,6 @@ MODULES = {
     "5b": Widths(384, 192, 384, 48, 128, 128),
 }
 """The nine modules (table 1)."""
-
-AUXILIARY_WEIGHT = 0.3
-"""What the loss of each auxiliary head counts for in training (section 5)."""
 
 xavier = nn.initializers.glorot_uniform()
 
@@ -93,6 +91,8 @@ class Auxiliary(nn.Module):
 
     `(N, H, W, C) -> (N, num_classes)`, float32. `pool="5x5"`: windows of 5 at stride 3, 14x14 to 4x4; `"4x4"`: a grid
     of 4x4 means over any map, as torchvision.
+
+    Raises UserError for a map smaller than the window.
     """
 
     num_classes: int
@@ -103,6 +103,9 @@ class Auxiliary(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if self.pool == "5x5" and min(x.shape[1:3]) < 5:
+            raise UserError(f"aux_pool='5x5' does not fit on a map of {x.shape[1]}x{x.shape[2]}: set aux_pool='4x4' or "
+                            "aux=False")
         x = nn.avg_pool(x, (5, 5), (3, 3)) if self.pool == "5x5" else adaptive_mean(x, 4)
         x = Unit(128, 1, 1, self.batch_norm, self.bn_axis_name, self.dtype, name="conv")(x, train=train)
         x = x.reshape(len(x), -1)                                                          # (N, 4 * 4 * 128)
@@ -115,7 +118,7 @@ class GoogLeNet(nn.Module):
     """GoogLeNet. `(N, H, W, C) -> (N, num_classes)` logits, float32; 224x224 in the paper.
 
     With `train=True` and `aux` it gives `(logits, aux1, aux2)`, of the heads on modules 4a and 4d in that order; their
-    losses count `AUXILIARY_WEIGHT` each. With `features=True` it gives the dict of "stem", "3a", "3b", ... "5b".
+    losses count 0.3 each (section 5). With `features=True` it gives the dict of "stem", "3a", "3b", ... "5b".
 
     `batch_norm` puts batch norm into every convolution and leaves response normalisation out. torchvision's network is
     `batch_norm=True, large_kernel=3, pool4=2, aux_pool="4x4"` (`pool4` is the window between 4e and 5a). `stem="cifar"`

@@ -1,0 +1,46 @@
+"""`cnnjax look`: pictures of what a trained network has learned, on images of its data set or on one of one's own."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from cnnjax import classification
+from cnnjax import data as datasets
+from cnnjax.data import augment
+from cnnjax.errors import UserError
+from cnnjax.reporting import look
+from cnnjax.training import workdir as workdirs
+
+
+def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | None = None,
+        image: Path | None = None) -> list[Path]:
+    """Draws into `workdir/figures` from the checkpoint of a run (of `step`; else the best, else the last).
+
+    Shows the first `count` test images, or the file `image`, resized to what the network was trained on. `stage` is
+    where to look; by default the network's last map. Gives the pictures' paths. Raises UserError for a folder that is
+    no run, an unreadable image, an unknown stage or step, a count under 1.
+    """
+    if count < 1:
+        raise UserError(f"--count {count}: expected 1 or more")
+    config = workdirs.read_config(workdir)
+    dataset = datasets.load(config.data, config.seed)
+    module, state, _ = classification.restore(workdir, config, dataset, step)
+    images = np.asarray(dataset.test.images[:count])
+    if image is not None:
+        images = read_image(image, images.shape[1:])[None]
+    params = state.params if state.ema is None else state.ema
+    inputs = np.asarray(augment.normalise(images, dataset.mean, dataset.std))
+    return look.run_look(module, {"params": params, **state.model_state}, workdir / "figures", images=images,
+                         inputs=inputs, classes=dataset.classes, stage=stage)
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An image file as uint8 of this `(H, W, C)`, C 1 or 3, stretched to it. Raises UserError if it cannot be read."""
+    try:
+        picture = Image.open(path).convert("L" if shape[2] == 1 else "RGB").resize((shape[1], shape[0]))
+    except FileNotFoundError:
+        raise UserError(f"--image {path}: no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"--image {path}: not a readable image ({error})") from error
+    return np.asarray(picture, np.uint8).reshape(shape)
