@@ -85,7 +85,7 @@ def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any)
         elif array.shape != expected:
             misshapen.append(f"{key} of shape {array.shape}, expected {expected}")
         else:
-            arrays[path] = jnp.asarray(_layout_from_torch(array, channels), jnp.float32)
+            arrays[path] = jnp.array(_layout_from_torch(array, channels), jnp.float32)
     problems = [f"{what} {_some(keys)}" for what, keys in
                 (("missing", missing), ("misshapen", misshapen), ("extra", [*state])) if keys]
     if problems:

@@ -25,7 +25,7 @@ def test_logits_and_batch_statistics(name):
     theirs = getattr(torchvision.models, name)(weights=None, **extra)
     x = np.random.default_rng(0).normal(size=(2, 224, 224, 3)).astype(np.float32)
     x_torch = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
-    with torch.no_grad():                       # a step first: statistics other than 0 and 1, so that evaluation uses them
+    with torch.no_grad():                       # a step first, for statistics other than 0 and 1
         theirs.train()(x_torch)
     before = theirs.state_dict()
     variables = from_torch(name, before)
