@@ -118,11 +118,11 @@ def take_function(config: ConfigDict, dataset: datasets.Dataset) -> steps.TakeFn
 
 
 def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None = None,
-          probe: Probe | None = None) -> dict[str, Any]:
+          probe: Probe | None = None, watch: loop.Watch | None = None) -> dict[str, Any]:
     """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then
     holds.
 
-    `dataset` is what `config.data` names, for a caller who has loaded it already.
+    `dataset` is what `config.data` names, for a caller who has loaded it already; `watch` is told of each evaluation.
     """
     loop.check(config)
     create_model(config, 10)                # a wrong name or field is refused before any image is read
@@ -139,7 +139,7 @@ def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None
             config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
             take=take_function(config, dataset),
             resident={"image": np.asarray(dataset.train.images), "label": dataset.train.labels},
-            evaluate=rows, name=workdir.name)
+            evaluate=rows, watch=watch, name=workdir.name)
         return _summarise(config, workdir, state, len(dataset.test.labels))
 
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             overrides[-1] += "=" + argument
     try:
-        _start_jax()
+        start_jax()
         options.run(options, overrides)
         return 0
     except UserError as error:
@@ -116,7 +116,7 @@ def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDi
     return config
 
 
-def _start_jax() -> None:
+def start_jax() -> None:
     """Compiled programs are kept between runs, in the user's cache directory."""
     import jax
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_directory() / "xla")

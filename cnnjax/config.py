@@ -14,32 +14,44 @@ from cnnjax.errors import UserError
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
-    """The config that `get_config()` of the Python file `path` gives, with `a.b=value` overrides set on it.
+    """The config that `get_config()` of the Python file `path` gives, or the one a JSON file holds, such as a run's
+    config.json, with `a.b=value` overrides set on it.
 
     Raises UserError for a file that is missing or has no `get_config`, and for an override whose field is unknown or
     whose value is not of the field's type.
     """
     path = Path(path)
-    if not path.is_file():
-        siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise UserError(f"config file {path} does not exist{nearest(path.name, siblings)}")
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except Exception as error:              # a config file is the user's code: whatever it raises is theirs to mend
-        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
-    if not isinstance(config, ConfigDict):
-        raise UserError(f"config file {path}: get_config() gave {type(config).__name__}, expected a ConfigDict")
+    if path.suffix == ".json" and path.is_file():
+        try:
+            config = from_json(path.read_text())
+        except ValueError as error:
+            raise UserError(f"config file {path} is not a JSON object: {error}") from error
+    else:
+        config = call(path, "get_config")
+        if not isinstance(config, ConfigDict):
+            raise UserError(f"config file {path}: get_config() gave {type(config).__name__}, expected a ConfigDict")
     for override in overrides:
         field, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"--config.{field}: expected --config.{field}=VALUE")
         set_field(config, field, text)
     return config
+
+
+def call(path: Path, name: str) -> Any:
+    """What the function `name` of the Python file `path` gives. Raises UserError for whatever goes wrong there."""
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UserError(f"config file {path} does not exist{nearest(path.name, siblings)}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config file {path}: expected a .py or .json file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, name)()
+    except Exception as error:              # a config file is the user's code: whatever it raises is theirs to mend
+        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
 
 
 def set_field(config: ConfigDict, field: str, text: str) -> None:
@@ -119,6 +131,18 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
 def dump(config: ConfigDict) -> str:
     """The config as indented JSON, its keys sorted: what `config.json` holds."""
     return json.dumps(json.loads(config.to_json()), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config of which `dump` made `text`, JSON's lists as the tuples that a config holds. Raises ValueError."""
+    def tuples(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: tuples(value) for key, value in tree.items()}
+        return tuple(tree) if isinstance(tree, list) else tree
+    tree = json.loads(text)
+    if not isinstance(tree, dict):
+        raise ValueError(f"found {type(tree).__name__}, expected an object")
+    return ConfigDict(tuples(tree))
 
 
 def differences(old: Any, new: Any) -> Iterator[str]:

@@ -29,12 +29,16 @@ from cnnjax.training.state import State
 Evaluate = Callable[[State], list[dict[str, Any]]]
 """Rows for metrics.jsonl, each with a "split"; their step is added."""
 
+Watch = Callable[[int, dict[str, float]], None]
+"""`watch(step, scores)` is told the numbers of each evaluation, such as "test_error", once its rows are written. What
+it raises ends the run, which may be taken up again."""
+
 
 class Interrupted(Exception):
     """A run was asked to stop by a signal, and was saved. Its message says how to go on."""
 
-    def __init__(self, signum: int, step: int, workdir: Path):
-        super().__init__(f"stopped by {signal.Signals(signum).name} and saved at step {step} in {workdir}; "
+    def __init__(self, signum: int, saved: str):
+        super().__init__(f"stopped by {signal.Signals(signum).name} and saved {saved}; "
                          "run the same command again to go on")
         self.signum = signum
 
@@ -45,7 +49,7 @@ class Diverged(UserError):
 
 def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[Any, Any]], loss_fn: steps_.LossFn,
         take: steps_.TakeFn, resident: Any = None, stream: Callable[[int], Iterator[Any]] | None = None,
-        evaluate: Evaluate | None = None, name: str = "train") -> State:
+        evaluate: Evaluate | None = None, watch: Watch | None = None, name: str = "train") -> State:
     """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `init(key)`, and returns the
     last state.
 
@@ -144,13 +148,15 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                     write({"step": step, **row})
                     scores |= {f"{row['split']}_{k}": v for k, v in row.items() if isinstance(v, float)}
                 mark = time.monotonic()
+                if watch is not None:
+                    watch(step, scores)
             if at_save or stopped:
                 checkpoints.save(step, state, {"seconds": seconds(), "window": window}, scores or None)
                 mark = time.monotonic()
             if stopped:
                 checkpoints.wait()
                 if step < config.steps:
-                    raise Interrupted(stopped[0], step, workdir)
+                    raise Interrupted(stopped[0], f"at step {step} in {workdir}")
         checkpoints.wait()
     return state
 

@@ -19,9 +19,9 @@ from cnnjax.errors import UserError
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
-FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints")
-"""Fields that may change when a run goes on: the same images may lie elsewhere, and the rest does not touch the
-result."""
+FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints", "sweep.trials")
+"""Fields that may change when a run goes on: the same images may lie elsewhere, a sweep may be lengthened, and the rest
+does not touch the result."""
 
 
 @contextlib.contextmanager
@@ -47,11 +47,12 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        _same_config(workdir, config)
+        same_config(workdir, config)
         yield
 
 
-def _same_config(workdir: Path, config: ConfigDict) -> None:
+def same_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config` to the workdir. Raises UserError, naming the fields, when another one is there."""
     path = workdir / "config.json"
     if path.exists():
         try:
@@ -59,29 +60,27 @@ def _same_config(workdir: Path, config: ConfigDict) -> None:
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error}); choose another --workdir") from error
         new = json.loads(configs.dump(config))
-        changed = [d for d in configs.differences(old, new) if not d.startswith(FREE_FIELDS)]
+        changed = changes(old, new)
         if changed:
             raise UserError(f"workdir {workdir} belongs to another config ({'; '.join(changed)}); choose another "
                             "--workdir or remove it")
     write(path, configs.dump(config))
 
 
+def changes(old: Any, new: Any) -> list[str]:
+    """The differences of two configs, one text a field, but for those that a run may change when it goes on."""
+    return [d for d in configs.differences(old, new) if not d.startswith(FREE_FIELDS)]
+
+
 def read_config(workdir: Path) -> ConfigDict:
     """The config of the run in `workdir`. Raises UserError when there is none."""
     path = workdir / "config.json"
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
+        return configs.from_json(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{workdir} is not a run: it has no config.json") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error
-
-
-def _tuples(tree: Any) -> Any:
-    """JSON's lists as the tuples that a config holds."""
-    if isinstance(tree, dict):
-        return {key: _tuples(value) for key, value in tree.items()}
-    return tuple(tree) if isinstance(tree, list) else tree
 
 
 def write(path: Path, text: str) -> None:
