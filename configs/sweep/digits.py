@@ -18,11 +18,11 @@ def get_config() -> ConfigDict:
     config.data.flip = False                # a mirrored digit is another sign
     config.model.width = 8
     config.batch_size = 64
-    config.steps = 30
+    config.steps = 60
     config.schedule.name = "cosine"
-    config.log_every = 10
-    config.eval_every = 10
-    config.checkpoint_every = 10
+    config.log_every = 20
+    config.eval_every = 20
+    config.checkpoint_every = 20
     config.tensorboard = False
     return config
 
