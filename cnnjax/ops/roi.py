@@ -3,8 +3,13 @@
 Boxes get no gradient, as in the papers' approximate joint training.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -22,31 +27,155 @@ def _bins(start: jax.Array, end: jax.Array, count: int, limit: int) -> tuple[jax
     return jnp.clip(low, 0, limit).astype(jnp.int32), jnp.clip(high, 0, limit).astype(jnp.int32)
 
 
+_MAX_LEVEL = 3  # windows of 8 cells: a larger bin takes more of them, in place of more memory
+_CHANNELS = 64  # pooled at a time, so that the maxima stay in the cache
+
+
+def _by_channels(function: Callable[..., Any], *arrays: jax.Array) -> Any:
+    """`function(*arrays)` made from slices of the last axis, which it leaves apart."""
+    channels = arrays[0].shape[-1]
+    if channels <= _CHANNELS:
+        return function(*arrays)
+
+    def part(at):
+        return function(*(lax.dynamic_slice_in_dim(x, at, _CHANNELS, -1) for x in arrays))
+
+    def step(k, out):
+        at = jnp.minimum(k * _CHANNELS, channels - _CHANNELS)
+        return jax.tree.map(lambda o, p: lax.dynamic_update_slice_in_dim(o, p, at, -1), out, part(at))
+
+    out = jax.tree.map(lambda p: jnp.zeros((*p.shape[:-1], channels), p.dtype), jax.eval_shape(part, 0))
+    return lax.fori_loop(0, -(-channels // _CHANNELS), step, out)
+
+
+class _Windows:
+    """A covering of bins by windows of 1, 2, 4, ... cells a side, whose maxima are made once for all bins of all RoIs.
+
+    Two windows a side cover most bins, whatever their size; bins that are large against the map take more. The borders
+    are those of `_bins`, (R, h) top and bottom, (R, w) left and right.
+    """
+
+    def __init__(self, height: int, width: int, top: jax.Array, bottom: jax.Array, left: jax.Array, right: jax.Array):
+        def cover(low, high, size):
+            # Enough levels for two windows to cover the bins of RoIs within the map.
+            levels = min(_MAX_LEVEL, size.bit_length() - 1, (-(-size // low.shape[1]) + 1).bit_length() - 1)
+            level = jnp.sum((high - low)[..., None] >= 2 ** jnp.arange(1, levels + 1), -1, dtype=jnp.int32)
+            return levels, level, ((high - low + (1 << level) - 1) >> level).max()
+
+        self.height, self.width, self.top, self.bottom, self.left, self.right = height, width, top, bottom, left, right
+        self.rows, self.row_level, row_count = cover(top, bottom, height)
+        self.columns, self.column_level, self.column_count = cover(left, right, width)
+        self.more = jnp.where((row_count > 2) | (self.column_count > 2), row_count * self.column_count, 0)
+        self.there = ((bottom > top)[:, :, None] & (right > left)[:, None])[..., None]          # (R, h, w, 1)
+
+    def table(self, cells: jax.Array, merge: Callable[..., jax.Array]) -> jax.Array:
+        """Of cells `(H * W, C)` the windows of all sizes, `(levels * H * W + spare, C)`, one after the other.
+
+        A window is made of two of half its size, side by side or one above the other:
+        `merge(cut, table, near, far, here)`, where `cut(table, start)` reads all windows of one size.
+        """
+        size = self.height * self.width
+        levels = np.arange((self.rows + 1) * (self.columns + 1))    # row levels before column levels
+        row, column = np.divmod(levels, self.columns + 1)
+        near = np.where(row > 0, levels - self.columns - 1, levels - 1) * size
+        shift = np.where(row > 0, self.width << np.maximum(row - 1, 0), 1 << np.maximum(column - 1, 0))
+        starts = jnp.asarray(np.stack([near, near + shift, levels * size], 1))
+        spare = int(shift.max())                                    # windows that cross the map's end are never read
+
+        def cut(table, start):
+            return lax.dynamic_slice_in_dim(table, start, size)
+
+        def step(k, table):
+            return lax.dynamic_update_slice_in_dim(table, merge(cut, table, *starts[k]), k * size, 0)
+
+        return lax.fori_loop(1, len(levels), step, jnp.pad(cells, ((0, (len(levels) - 1) * size + spare), (0, 0))))
+
+    def maxima(self, cells: jax.Array) -> jax.Array:
+        """The table of the windows' largest values."""
+        return self.table(cells, lambda cut, table, near, far, _: jnp.maximum(cut(table, near), cut(table, far)))
+
+    def places(self, values: jax.Array) -> jax.Array:
+        """The table of the first places (y * W + x) where the windows reach `values`, their maxima."""
+        size = self.height * self.width
+
+        def merge(cut, table, near, far, here):
+            best = cut(values, here)
+            return jnp.minimum(*(jnp.where(cut(values, half) == best, cut(table, half), size) for half in (near, far)))
+
+        return self.table(lax.broadcasted_iota(jnp.int32, (size, values.shape[1]), 0), merge)
+
+    def index(self, i: int | jax.Array, j: int | jax.Array) -> jax.Array:
+        """Where `maxima` holds each bin's i-th window from the top and j-th from the left, (R, h, w)."""
+        y = jnp.maximum(jnp.minimum(self.top + (i << self.row_level), self.bottom - (1 << self.row_level)), 0)
+        x = jnp.maximum(jnp.minimum(self.left + (j << self.column_level), self.right - (1 << self.column_level)), 0)
+        level = self.row_level[:, :, None] * (self.columns + 1) + self.column_level[:, None]
+        return (level * self.height + y[:, :, None]) * self.width + x[:, None]
+
+    def reduce(self, combine: Callable[[jax.Array, jax.Array], jax.Array],
+               read: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        """`read(index)` of all windows of each bin, combined."""
+        out = functools.reduce(combine, [read(self.index(i, j)) for i in (0, 1) for j in (0, 1)])
+        if self.height <= 2 << self.rows and self.width <= 2 << self.columns:
+            return out
+        return lax.fori_loop(0, self.more, lambda k, out: combine(
+            out, read(self.index(k // self.column_count, k % self.column_count))), out)
+
+
+@jax.custom_vjp
+def _pool(features: jax.Array, *borders: jax.Array) -> jax.Array:
+    """The largest value of each bin, 0 in an empty one."""
+    height, width, _ = features.shape
+    windows = _Windows(height, width, *borders)
+
+    def pool(x):
+        table = windows.maxima(x.reshape(height * width, -1))
+        return jnp.where(windows.there, windows.reduce(jnp.maximum, lambda at: table.at[at].get(mode="clip")), 0)
+
+    return _by_channels(pool, features)
+
+
+def _pool_forward(features, *borders):
+    out = _pool(features, *borders)
+    return out, (features, out, borders)
+
+
+def _pool_backward(saved, gradient):
+    features, out, borders = saved
+    height, width, _ = features.shape
+    windows = _Windows(height, width, *borders)
+
+    def scatter(x, out, gradient):
+        channels = x.shape[-1]
+        values = windows.maxima(x.reshape(height * width, channels))
+        places = windows.places(values)
+
+        def read(at):
+            return jnp.where(values.at[at].get(mode="clip") == out, places.at[at].get(mode="clip"), height * width)
+
+        at = windows.reduce(jnp.minimum, read) * channels + jnp.arange(channels)
+        gradient = jnp.where(windows.there, gradient, 0).astype(jnp.float32)
+        x_gradient = jnp.zeros(height * width * channels, jnp.float32).at[at].add(gradient, mode="drop")
+        return x_gradient.reshape(x.shape).astype(x.dtype)
+
+    return _by_channels(scatter, features, out, gradient), *[None] * 4
+
+
+_pool.defvjp(_pool_forward, _pool_backward)
+
+
 def roi_pool(features: jax.Array, rois: jax.Array, output_size: int | tuple[int, int],
              spatial_scale: float) -> jax.Array:
     """The largest value in each of h x w bins of each RoI, `(R, h, w, C)`: Girshick 2015, "Fast R-CNN", section 2.1.
 
     Quantised as in Caffe: corners are rounded to cells, halves away from zero, the last cell is included, bins reach
-    from the floor to the ceiling of their borders, so that they may overlap, and an empty bin gives 0.
+    from the floor to the ceiling of their borders, so that they may overlap, and an empty bin gives 0. Of equal values
+    the first gets the gradient.
     """
     height, width, _ = features.shape
     h, w = _size(output_size)
     rois = lax.stop_gradient(jnp.asarray(rois, jnp.float32))
     x1, y1, x2, y2 = lax.round(rois * spatial_scale, lax.RoundingMethod.AWAY_FROM_ZERO).T
-    top, bottom = _bins(y1, y2, h, height)
-    left, right = _bins(x1, x2, w, width)
-    lowest = jnp.array(-jnp.inf, features.dtype)
-
-    def pool(bins):
-        top, bottom, left, right = bins
-        y, x = jnp.arange(height), jnp.arange(width)
-        rows = (y >= top[:, None]) & (y < bottom[:, None])          # (h, H)
-        columns = (x >= left[:, None]) & (x < right[:, None])       # (w, W)
-        out = jnp.where(rows[:, :, None, None], features, lowest).max(1)                   # (h, W, C)
-        out = jnp.where(columns[None, :, :, None], out[:, None], lowest).max(2)            # (h, w, C)
-        return jnp.where(rows.any(1)[:, None, None] & columns.any(1)[:, None], out, 0)
-
-    return lax.map(pool, (top, bottom, left, right))
+    return _pool(features, *_bins(y1, y2, h, height), *_bins(x1, x2, w, width))
 
 
 def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int, int], spatial_scale: float,
