@@ -1,0 +1,14 @@
+"""GoogLeNet at full width with both heads on the digits: 3x3 stride 1 first, means of 4x4 in the heads.
+
+    cnnjax train --config configs/zoo/googlenet_digits.py --workdir runs/googlenet_digits
+"""
+
+from ml_collections import ConfigDict
+
+from configs.zoo import shared
+
+
+def get_config() -> ConfigDict:
+    config = shared.digits("googlenet", steps=60, rate=0.02, batch_size=32, stem="cifar", aux_pool="4x4")
+    config.optimizer.clip_norm = 1.0
+    return config

@@ -1,0 +1,14 @@
+"""LeNet-5, the paper's form, on the digits: see `experiments/results/zoo.md` for time and error.
+
+    cnnjax train --config configs/zoo/lenet5_digits.py --workdir runs/lenet5_digits
+"""
+
+from ml_collections import ConfigDict
+
+from configs.zoo import shared
+
+
+def get_config() -> ConfigDict:
+    config = shared.digits("lenet5", steps=3_000, rate=0.02, image_size=28)
+    config.optimizer.weight_decay = 0.0
+    return config
