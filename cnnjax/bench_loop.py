@@ -28,7 +28,8 @@ def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
     dataset = datasets.load(config.data, config.seed)
     module = classification.create_model(config, len(dataset.classes))
     init = classification.init_function(module, dataset)
-    loss_fn, take = classification.loss_function(module), classification.take_function(config, dataset)
+    loss_fn = classification.loss_function(module)
+    take = classification.take_function(config, dataset, resident=True)
     resident = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
 
     length = loop.dispatch_length(config)

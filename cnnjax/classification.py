@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import data as datasets
 from cnnjax import models
-from cnnjax.data import augment
-from cnnjax.data.feed import evaluation_batches
+from cnnjax.data import augment, feed
 from cnnjax.errors import UserError
 from cnnjax.training import loop
 from cnnjax.training import state as states
@@ -81,16 +80,18 @@ def evaluator(config: ConfigDict, module: nn.Module, dataset: datasets.Dataset,
     """A function of the state that gives a row of loss and errors for each split; every image counts exactly once."""
     evaluate = steps.evaluation(evaluation_sums(module, dataset.mean, dataset.std))
     devices = jax.local_device_count()
-    batches = {}
-    for split in splits:
-        images = getattr(dataset, split)
-        batches[split] = [steps.place(steps.shard(b, devices)) for b in evaluation_batches(images, config.batch_size)]
+
+    def read(split: str) -> Iterator[Any]:
+        for batch in feed.evaluation_batches(getattr(dataset, split), config.batch_size):
+            yield steps.place(steps.shard(batch, devices))
+
+    kept = {split: list(read(split)) for split in splits if feed.fits(getattr(dataset, split))}
 
     def rows(state: State) -> list[dict[str, Any]]:
         params = state.params if state.ema is None else state.ema
         result = []
         for split in splits:
-            sums = {k: float(v) for k, v in evaluate(params, state.model_state, batches[split]).items()}
+            sums = {k: float(v) for k, v in evaluate(params, state.model_state, kept.get(split) or read(split)).items()}
             count = sums.pop("count")
             if len(dataset.classes) <= 10:
                 del sums["top5_error"]
@@ -99,14 +100,18 @@ def evaluator(config: ConfigDict, module: nn.Module, dataset: datasets.Dataset,
     return rows
 
 
-def take_function(config: ConfigDict, dataset: datasets.Dataset) -> steps.TakeFn:
-    """A device's share of the batch of a step, from the whole training split: shuffled by epoch, cropped, flipped,
-    normalised."""
+def take_function(config: ConfigDict, dataset: datasets.Dataset, resident: bool) -> steps.TakeFn:
+    """A device's share of the batch of a step, shuffled by epoch, cropped, flipped and normalised.
+
+    `resident`: its data is the whole training split; else the share itself, as `feed.stream` gives it.
+    """
     def take(data: dict[str, jax.Array], state: State) -> dict[str, jax.Array]:
         shard, shards = lax.axis_index(steps.AXIS), lax.axis_size(steps.AXIS)
-        batch = augment.take(data, stream(state.seed, "order"), state.step, config.batch_size,
-                             shard=shard, shards=shards)
         start = shard * (config.batch_size // shards)
+        batch = data
+        if resident:
+            batch = augment.take(data, stream(state.seed, "order"), state.step, config.batch_size,
+                                 shard=shard, shards=shards)
         crop_key, flip_key = jax.random.split(jax.random.fold_in(stream(state.seed, "augment"), state.step))
         images = augment.normalise(batch["image"], dataset.mean, dataset.std)
         if config.data.pad:
@@ -115,6 +120,16 @@ def take_function(config: ConfigDict, dataset: datasets.Dataset) -> steps.TakeFn
             images = augment.flip(images, flip_key, first=start)
         return {"image": images, "label": batch["label"]}
     return take
+
+
+def training_data(config: ConfigDict, dataset: datasets.Dataset) -> dict[str, Any]:
+    """The arguments of `loop.fit` that bring it the training split: whole on every device if it fits, else streamed."""
+    if feed.fits(dataset.train):
+        images = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
+        return {"take": take_function(config, dataset, resident=True), "resident": images}
+    key = stream(config.seed, "order")
+    return {"take": take_function(config, dataset, resident=False),
+            "stream": lambda step: feed.stream(dataset.train, key, config.batch_size, step)}
 
 
 def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None = None,
@@ -137,9 +152,7 @@ def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None
 
         state = loop.fit(
             config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
-            take=take_function(config, dataset),
-            resident={"image": np.asarray(dataset.train.images), "label": dataset.train.labels},
-            evaluate=rows, watch=watch, name=workdir.name)
+            evaluate=rows, watch=watch, name=workdir.name, **training_data(config, dataset))
         return _summarise(config, workdir, state, len(dataset.test.labels))
 
 

@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--compare", action="store_true", help="the networks side by side instead of one after the other")
     sub.add_argument("--json", action="store_true", help="JSON instead of Markdown")
     sub.add_argument("--classes", type=int, metavar="N", help="of the last layer; default: the paper's")
-    sub.add_argument("--image", type=int, nargs="+", metavar="N", help="height, width and channels; default: the paper's")
+    sub.add_argument("--image", type=int, nargs="+", metavar="N",
+                     help="height, width and channels; default: the paper's")
     sub.add_argument("--draw", type=Path, metavar="FILE.svg", help="also draws the network")
 
     verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",

@@ -3,12 +3,13 @@
 It knows no network and no detector by name. It is where a run's side effects are: files, signals, what is printed.
 """
 
+import itertools
 import math
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError
-from cnnjax.training import progress, schedules
+from cnnjax.training import population, progress, schedules
 from cnnjax.training import state as states
 from cnnjax.training import step as steps_
 from cnnjax.training import workdir as workdirs
@@ -49,29 +50,27 @@ class Diverged(UserError):
 
 def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[Any, Any]], loss_fn: steps_.LossFn,
         take: steps_.TakeFn, resident: Any = None, stream: Callable[[int], Iterator[Any]] | None = None,
-        evaluate: Evaluate | None = None, watch: Watch | None = None, name: str = "train") -> State:
+        evaluate: Evaluate | None = None, watch: Watch | None = None, members: Sequence[ConfigDict] = (),
+        name: str = "train") -> State:
     """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `init(key)`, and returns the
     last state.
 
     `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch`
     picks a device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from
     `stream(step)`, an iterator of batches of `config.batch_size` from that step on, of which `take` is given the
-    device's share. `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end.
+    device's share. `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end. With `members`
+    the run is that of a population: see `cnnjax.training.population`.
 
     The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss
     that is not finite, and UserError for a config that cannot be run.
     """
     check(config)
     optimizer = states.optimizer(config)
-    schedule = schedules.from_config(config.schedule, config.steps)
-
-    def rate(step: int) -> float:
-        return float(config.optimizer.learning_rate * schedule(jnp.int32(step)))
-
     checkpoints = open_checkpoints(config, workdir)
     with ExitStack() as stack:
         stack.callback(checkpoints.close)
-        state = states.create(config, init)
+        state = states.create(config, init) if not members else population.stack(
+            [states.create(member, init) for member in members])
         restored = checkpoints.restore(state)
         step, host = 0, dict[str, Any](seconds=0.0, window=[])
         if restored is not None:
@@ -89,9 +88,15 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             raise UserError(f"config field 'steps_per_dispatch': the checkpoint at step {step} cannot be reached by "
                             f"{length} steps at a time; set it as it was")
         dispatch = steps_.train_dispatch(loss_fn, optimizer, take, length, resident=stream is None,
-                                         ema_decay=config.optimizer.ema)
+                                         ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate,
+                                         members=len(members))
         state = steps_.replicate(state)
-        fed = _endless(steps_.replicate(resident)) if stream is None else _stacked(stream(step), length)
+        if stream is None:
+            fed: Iterator[Any] = itertools.repeat(steps_.replicate(resident))
+        else:
+            batches = stream(step)
+            stack.callback(getattr(batches, "close", lambda: None))
+            fed = _stacked(batches, length)
         events = stack.enter_context(_events(config, workdir, step))
         report = stack.enter_context(progress.bar(name, config.steps, step))
         stopped = stack.enter_context(_signals())
@@ -113,7 +118,7 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                 at = last - length + i + 1
                 if not math.isfinite(row["loss"]):
                     kept = checkpoints.steps()
-                    raise Diverged(f"the loss is {row['loss']} at step {at}, learning rate {rate(at - 1):.4g}; the "
+                    raise Diverged(f"the loss is {row['loss']} at step {at}, learning rate {states.rate(config, at - 1):.4g}; the "
                                    f"last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
                                    "optimizer.learning_rate or set optimizer.clip_norm")
                 window.append(row)
@@ -125,7 +130,7 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             report(last, text)
             if last % config.log_every == 0:
                 mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
-                write({"step": last, "split": "train", "learning_rate": rate(last - 1), **mean})
+                write({"step": last, "split": "train", "learning_rate": states.rate(config, last - 1), **mean})
                 timing_file.append({"step": last, "images_per_second": speed, "seconds": seconds()})
                 window.clear()
 
@@ -174,11 +179,15 @@ def check(config: ConfigDict) -> None:
                   "steps_per_dispatch"):
         if config[field] < 1:
             raise UserError(f"config field {field!r}: found {config[field]}, expected at least 1")
+    accumulate = config.optimizer.accumulate
+    if accumulate < 1:
+        raise UserError(f"config field 'optimizer.accumulate': found {accumulate}, expected at least 1")
     if config.steps % config.log_every:
         raise UserError(f"config field 'log_every': {config.log_every} does not divide steps = {config.steps}")
-    if config.batch_size % jax.device_count():
+    if config.batch_size % (jax.device_count() * accumulate):
+        parts = f" in {accumulate} parts each" if accumulate > 1 else ""
         raise UserError(f"config field 'batch_size': {config.batch_size} images cannot be shared evenly by the "
-                        f"{jax.device_count()} devices")
+                        f"{jax.device_count()} devices{parts}")
     if config.optimizer.learning_rate < 0 or not math.isfinite(config.optimizer.learning_rate):
         raise UserError(f"config field 'optimizer.learning_rate': found {config.optimizer.learning_rate}, expected a "
                         "number that is not negative")
@@ -190,7 +199,7 @@ def check(config: ConfigDict) -> None:
         if not config.optimizer[field] >= 0:
             raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0")
     try:
-        schedules.from_config(config.schedule, config.steps)
+        schedules.from_config(config.schedule, config.steps, config.batch_size)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -200,11 +209,6 @@ def dispatch_length(config: ConfigDict) -> int:
     checkpoint."""
     common = math.gcd(config.steps, config.log_every, config.eval_every, config.checkpoint_every)
     return max(n for n in range(1, config.steps_per_dispatch + 1) if common % n == 0)
-
-
-def _endless(data: Any) -> Iterator[Any]:
-    while True:
-        yield data
 
 
 def _stacked(batches: Iterator[Any], length: int) -> Iterator[Any]:

@@ -4,6 +4,7 @@ The base rate is an argument of the compiled step, the shape of the schedule is 
 compiles once.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -44,9 +45,17 @@ def with_warmup(schedule: Schedule, steps: int, factor: float, kind: str) -> Sch
     return warm if steps else schedule
 
 
-def from_config(config: ConfigDict, steps: int) -> Schedule:
-    """The schedule that a config's group `schedule` describes for a run of `steps`. Raises ValueError naming the
-    field."""
+def batch_scale(kind: str, batch_size: int, reference: int) -> float:
+    """What the rate is multiplied with when it was found for batches of `reference` images: `k` times as large a batch
+    takes `k` times the rate ("linear": Goyal et al. 2017, section 2.1) or the root of that ("sqrt": Krizhevsky 2014,
+    section 5)."""
+    ratio = batch_size / reference
+    return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[kind]
+
+
+def from_config(config: ConfigDict, steps: int, batch_size: int) -> Schedule:
+    """The schedule that a config's group `schedule` describes for a run of `steps`, its rate scaled to the batch.
+    Raises ValueError naming the field."""
     schedules: dict[str, Callable[[], Schedule]] = {
         "piecewise": lambda: piecewise(tuple(config.boundaries), config.factor),
         "cosine": lambda: cosine(steps),
@@ -57,4 +66,11 @@ def from_config(config: ConfigDict, steps: int) -> Schedule:
         raise ValueError(f"config field 'schedule.name': found {config.name!r}, expected one of {', '.join(schedules)}")
     if config.warmup not in ("linear", "constant"):
         raise ValueError(f"config field 'schedule.warmup': found {config.warmup!r}, expected linear or constant")
-    return with_warmup(schedules[config.name](), config.warmup_steps, config.warmup_factor, config.warmup)
+    if config.scale not in ("none", "linear", "sqrt"):
+        raise ValueError(f"config field 'schedule.scale': found {config.scale!r}, expected none, linear or sqrt")
+    if config.reference_batch < 1:
+        raise ValueError(f"config field 'schedule.reference_batch': found {config.reference_batch}, expected at least "
+                         "1")
+    schedule = with_warmup(schedules[config.name](), config.warmup_steps, config.warmup_factor, config.warmup)
+    scale = batch_scale(config.scale, batch_size, config.reference_batch)
+    return schedule if scale == 1 else lambda step: scale * schedule(step)

@@ -37,7 +37,7 @@ def optimizer(config: ConfigDict) -> Optimizer:
     Weight decay is added to the gradient before the momentum and acts on every parameter, as in He et al. 2015;
     `clip_norm` clips the gradient before that.
     """
-    schedule = schedules.from_config(config.schedule, config.steps)
+    schedule = schedules.from_config(config.schedule, config.steps, config.batch_size)
     clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
 
     def make(hyper: dict[str, jax.Array]) -> optax.GradientTransformation:
@@ -60,6 +60,12 @@ def create(config: ConfigDict, init: Callable[[jax.Array], tuple[Any, Any]]) -> 
         opt_state=optimizer(config)(hyper).init(params),
         ema=jax.tree.map(jnp.copy, params) if config.optimizer.ema else None, hyper=hyper,
     )
+
+
+def rate(config: ConfigDict, step: int) -> float:
+    """The learning rate of the step that is taken at `step`."""
+    schedule = schedules.from_config(config.schedule, config.steps, config.batch_size)
+    return float(config.optimizer.learning_rate * schedule(jnp.int32(step)))
 
 
 STREAMS = ("init", "order", "augment", "dropout")

@@ -4,7 +4,7 @@ The state is replicated and unstacked (`in_axes=None`): no leading device axis, 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from cnnjax.training import population
 from cnnjax.training.state import Optimizer, State, stream
 
 AXIS = "data"
@@ -26,14 +27,44 @@ TakeFn = Callable[[Any, State], Any]
 """`(data, state) -> batch`, pure: what one device trains on at `state.step`. It may ask for `lax.axis_index(AXIS)`."""
 
 
-def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: State,
-               batch: Any) -> tuple[State, dict[str, jax.Array]]:
+def gradients(loss_fn: LossFn, state: State, batch: Any, key: jax.Array,
+              accumulate: int = 1) -> tuple[Any, Any, dict[str, jax.Array]]:
+    """`(grads, model_state, metrics)` of a device's batch, means over its `accumulate` equal parts, which are computed
+    one after the other: only one of them has its activations in memory.
+
+    Batch norm normalises each part by itself, as if each had been a device's.
+    """
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def part(model_state: Any, key: jax.Array, batch: Any) -> tuple[Any, tuple[Any, dict[str, jax.Array]]]:
+        (loss, (model_state, metrics)), grads = grad_fn(state.params, model_state, batch, key, state.hyper)
+        return model_state, (grads, {"loss": loss, **metrics})
+
+    if accumulate == 1:
+        model_state, (grads, metrics) = part(state.model_state, key, batch)
+        return grads, model_state, metrics
+
+    def add(carry: tuple[Any, Any], inputs: tuple[jax.Array, Any]) -> tuple[tuple[Any, Any], None]:
+        model_state, total = carry
+        model_state, new = part(model_state, *inputs)
+        return (model_state, jax.tree.map(jnp.add, total, new)), None
+
+    inputs = jax.random.split(key, accumulate), shard(batch, accumulate)
+    _, shapes = jax.eval_shape(part, state.model_state, key, jax.tree.map(lambda x: x[0], inputs[1]))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), shapes)
+    # Unrolled on the CPU, where convolutions are slow inside a loop.
+    unroll = jax.default_backend() == "cpu"
+    (model_state, total), _ = lax.scan(add, (state.model_state, zeros), inputs, unroll=unroll)
+    grads, metrics = jax.tree.map(lambda x: x / accumulate, total)
+    return grads, model_state, metrics
+
+
+def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: State, batch: Any,
+               accumulate: int = 1) -> tuple[State, dict[str, jax.Array]]:
     """One step of one device, inside the mapped axis: gradients, statistics and metrics are means over the devices."""
     key = jax.random.fold_in(stream(state.seed, "dropout"), state.step)
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (model_state, metrics)), grads = grad_fn(state.params, state.model_state, batch, key, state.hyper)
-    grads, model_state, metrics = lax.pmean((grads, model_state, {"loss": loss, **metrics}), AXIS)
+    grads, model_state, metrics = lax.pmean(gradients(loss_fn, state, batch, key, accumulate), AXIS)
 
     updates, opt_state = optimizer(state.hyper).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -47,17 +78,24 @@ def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: S
 
 
 def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: int, *, resident: bool,
-                   ema_decay: float = 0.0) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
+                   ema_decay: float = 0.0, accumulate: int = 1, members: int = 0,
+                   ) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
     """Many steps in one call: `(state, data) -> (state, metrics)`, each metric of shape `(steps,)`.
 
-    The state is donated. `data` is replicated and the same for each step when `resident`; else each leaf has leading
+    With `members` the state is that of a population: all of its leaves have that leading axis, and a metric is given
+    as the mean over the members ("loss") and of each ("loss/0", ...). The state is donated. `data` is replicated and the same for each step when `resident`; else each leaf has leading
     axes `(steps, devices)` and step i of a device takes its slice.
 
     The steps are one program with a loop in it; on the CPU they are single programs one after the other, since XLA runs
     the gradients of convolutions inside a loop there many times slower than outside, and a step is long beside a call.
     """
     def step(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
-        return train_step(loss_fn, optimizer, ema_decay, state, take(kept if resident else fed, state))
+        def one(state: State) -> tuple[State, dict[str, jax.Array]]:
+            return train_step(loss_fn, optimizer, ema_decay, state, take(kept if resident else fed, state), accumulate)
+        if not members:
+            return one(state)
+        state, metrics = jax.vmap(one)(state)
+        return state, population.named(metrics)
 
     nothing = jnp.zeros((steps, jax.local_device_count()), bool)        # pmap wants an argument that is mapped
     if jax.default_backend() == "cpu":
@@ -85,14 +123,14 @@ def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> C
     """Sums of `metrics_fn(params, model_state, batch)` over all batches of all devices: `(params, model_state,
     batches)`.
 
-    `batches` is a list of batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so
+    `batches` gives batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so
     that whatever the batch and the device count each example is counted exactly once.
     """
     @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
     def sums_of(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
         return lax.psum(metrics_fn(params, model_state, batch), AXIS)
 
-    def evaluate(params: Any, model_state: Any, batches: Sequence[Any]) -> dict[str, jax.Array]:
+    def evaluate(params: Any, model_state: Any, batches: Iterable[Any]) -> dict[str, jax.Array]:
         return jax.tree.map(lambda *x: sum(x), *[sums_of(params, model_state, batch) for batch in batches])
     return evaluate
 

@@ -182,3 +182,12 @@ def test_a_config_that_cannot_run_is_refused(tmp_path, tiny, override, message):
     with pytest.raises(UserError, match=message):
         classification.train(tiny(override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_streamed_set_gives_the_run_of_a_resident_one(tmp_path, finished, tiny, monkeypatch):
+    monkeypatch.setattr(classification.feed, "fits", lambda images: False)
+    classification.train(tiny(), tmp_path / "run")
+    ours, theirs = (workdirs.read_rows(w / workdirs.METRICS) for w in (tmp_path / "run", finished))
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
