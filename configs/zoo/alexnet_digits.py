@@ -9,5 +9,5 @@ from configs.zoo import shared
 
 
 def get_config() -> ConfigDict:
-    return shared.digits("alexnet", steps=200, rate=0.02, stem="cifar", filters=(24, 64, 96, 96, 64), hidden=256, groups=1,
-                         initializer="he")
+    return shared.digits("alexnet", steps=200, rate=0.02, stem="cifar", filters=(24, 64, 96, 96, 64), hidden=256,
+                         groups=1, initializer="he")

@@ -35,7 +35,7 @@ def imagenet(name: str, *, epochs: int, batch_size: int, rate: float, weight_dec
     config.data.image_size = image_size
     config.data.pad = image_size // 8
     config.batch_size = batch_size
-    config.steps = epochs * 1_281_167 // batch_size
+    config.steps = round(epochs * 1_281_167 / batch_size / 5_000) * 5_000       # whole evaluations
     config.optimizer.learning_rate = rate
     config.optimizer.weight_decay = weight_decay
     config.log_every = 100
