@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.ops.boxes import clip_boxes, decode_boxes
+from cnnjax.ops.nms import nms
+
 
 def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float],
                  style: str = "torchvision") -> np.ndarray:
@@ -54,3 +57,23 @@ def inside_image(boxes: jax.Array, height: float | jax.Array, width: float | jax
     """Which boxes, `(..., 4) -> (...)`, cross no side of the image by more than border pixels (section 3.3)."""
     x1, y1, x2, y2 = boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
+
+
+def propose_boxes(deltas: jax.Array, scores: jax.Array, anchors: jax.Array, height: float | jax.Array,
+                  width: float | jax.Array, *, before: int, after: int, iou_threshold: float = 0.7,
+                  min_size: float = 16) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The proposal layer of Faster R-CNN (section 3.3): decode, clip, drop small, keep the best, suppress.
+
+    `(N, 4), (N,), (N, 4) -> (after, 4), (after,), (after,) bool`: boxes within the image of that many pixels, their
+    scores, best first, and which are there; the rest is 0. `before` boxes meet the suppression. What is not finite is
+    never proposed. No gradient passes.
+    """
+    deltas, scores = jax.lax.stop_gradient((deltas, jnp.asarray(scores, jnp.float32)))
+    boxes = decode_boxes(deltas, anchors)
+    usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)     # before clipping makes infinite ones finite
+    boxes = clip_boxes(boxes, height, width)
+    usable &= (boxes[:, 2] - boxes[:, 0] >= min_size) & (boxes[:, 3] - boxes[:, 1] >= min_size)
+    top, index = jax.lax.top_k(jnp.where(usable, scores, -jnp.inf), min(before, len(scores)))
+    boxes = boxes[index]
+    kept, there = nms(boxes, top, iou_threshold, after)             # -inf is not usable there either
+    return jnp.where(there[:, None], boxes[kept], 0), jnp.where(there, top[kept], 0), there

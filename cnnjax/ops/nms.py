@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.ops.boxes import box_iou
+
 BLOCK = 64
 """Boxes decided at a time: memory is a few `BLOCK * BLOCK` matrices, however many boxes there are."""
 
@@ -116,3 +118,29 @@ def batched_nms(boxes: jax.Array, scores: jax.Array, classes: jax.Array, iou_thr
     The best max_outputs over all classes together.
     """
     return _greedy(boxes, scores, classes, iou_threshold, max_outputs, valid)
+
+
+def soft_nms(boxes: jax.Array, scores: jax.Array, max_outputs: int, sigma: float = 0.5,
+             score_threshold: float = 0.001, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Suppression that lowers scores by exp(-IoU^2 / sigma) in place of dropping boxes: Bodla et al. 2017, eq. 3.
+
+    `(N, 4), (N,) -> (max_outputs,) int32, (max_outputs,), (max_outputs,) bool`: indices, best first, lowered scores and
+    which are there: those whose lowered score is above the threshold. The rest is 0.
+    """
+    if len(scores) == 0:
+        return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs), jnp.zeros(max_outputs, bool)
+    boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
+    usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
+    if valid is not None:
+        usable &= valid
+    boxes = jnp.where(usable[:, None], boxes, 0)
+
+    def step(scores, _):
+        best = scores.argmax()
+        score = scores[best]
+        iou = box_iou(boxes[best][None], boxes)[0]
+        return (scores * jnp.exp(-jnp.square(iou) / sigma)).at[best].set(-jnp.inf), (best, score)
+
+    _, (indices, lowered) = lax.scan(step, jnp.where(usable, scores, -jnp.inf), length=max_outputs)
+    there = lowered > score_threshold
+    return jnp.where(there, indices, 0).astype(jnp.int32), jnp.where(there, lowered, 0), there

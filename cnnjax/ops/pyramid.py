@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from cnnjax.ops.roi import roi_pool
+
 
 def spatial_pyramid_pool(features: jax.Array, levels: Sequence[int] = (1, 2, 4)) -> jax.Array:
     """The largest value in each bin of l x l bins, for each level l: `(H, W, C) -> (sum(l * l) * C,)`, any H and W.
@@ -20,3 +22,10 @@ def spatial_pyramid_pool(features: jax.Array, levels: Sequence[int] = (1, 2, 4))
         return jnp.stack([part.max(axis) for part in bins], axis)
 
     return jnp.concatenate([pool(pool(features, 0, height, level), 1, width, level).ravel() for level in levels])
+
+
+def roi_pyramid_pool(features: jax.Array, rois: jax.Array, spatial_scale: float,
+                     levels: Sequence[int] = (1, 2, 3, 6)) -> jax.Array:
+    """`spatial_pyramid_pool` of every RoI, `(H, W, C), (R, 4) -> (R, sum(l * l) * C)`; bins as those of `roi_pool`."""
+    pooled = [roi_pool(features, rois, level, spatial_scale) for level in levels]
+    return jnp.concatenate([x.reshape(len(x), -1) for x in pooled], 1)

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.ops.boxes import box_area
+
 
 def _size(output_size: int | tuple[int, int]) -> tuple[int, int]:
     return (output_size, output_size) if isinstance(output_size, int) else output_size
@@ -203,3 +205,37 @@ def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int
     rows, columns = weights(y1, y2, h, height), weights(x1, x2, w, width)
     out = jnp.einsum("rhy,yxc->rhxc", rows, features)
     return jnp.einsum("rwx,rhxc->rhwc", columns, out)
+
+
+def roi_warp(image: jax.Array, rois: jax.Array, output_size: int | tuple[int, int], context: int = 0,
+             fill: float = 0.0) -> jax.Array:
+    """Each RoI of an image `(H, W, C)` warped to h x w pixels whatever its shape, `(R, h, w, C)`.
+
+    R-CNN, appendix A: the box is enlarged so that `context` pixels of the result surround it on every side; what lies
+    outside the image is `fill` (0 where the mean has been taken off). Bilinear, without smoothing. An empty box counts
+    as one pixel.
+    """
+    height, width, _ = image.shape
+    h, w = _size(output_size)
+    x1, y1, x2, y2 = lax.stop_gradient(jnp.asarray(rois, jnp.float32)).T
+
+    def weights(start, end, count, limit):
+        length = jnp.maximum(end - start, 1)
+        step = length / (count - 2 * context)                       # pixels of the image to one of the result
+        at = (start - context * step)[:, None] + (jnp.arange(count) + 0.5) * step[:, None] - 0.5
+        there = (at > -1) & (at < limit)
+        tent = jnp.maximum(1 - jnp.abs(at[:, :, None] - jnp.arange(limit)), 0)          # (R, count, limit)
+        return jnp.where(there[:, :, None], tent, 0).astype(image.dtype)
+
+    rows, columns = weights(y1, y2, h, height), weights(x1, x2, w, width)
+    out = jnp.einsum("rhy,yxc,rwx->rhwc", rows, image, columns)
+    covered = rows.sum(2)[:, :, None, None] * columns.sum(2)[:, None, :, None]
+    return out + (1 - covered) * fill
+
+
+def pyramid_level(rois: jax.Array, lowest: int = 2, highest: int = 5, canonical_level: int = 4,
+                  canonical_size: float = 224) -> jax.Array:
+    """The level of a feature pyramid that each RoI is pooled from, `(R, 4) -> (R,) int32`: Lin et al. 2017, eq. 1."""
+    size = jnp.sqrt(box_area(rois))
+    level = canonical_level + jnp.log2(jnp.maximum(size, 1e-6) / canonical_size)
+    return jnp.clip(jnp.floor(level + 1e-6), lowest, highest).astype(jnp.int32)         # 224 is not 223.99
