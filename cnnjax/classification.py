@@ -16,13 +16,15 @@ from ml_collections import ConfigDict
 
 from cnnjax import data as datasets
 from cnnjax import models
-from cnnjax.data import augment, feed
+from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError
 from cnnjax.training import loop
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.state import State, stream
+
+Images = datasets.Dataset | streaming.Streamed
 
 AUXILIARY_WEIGHT = 0.3
 """Of the losses of GoogLeNet's two extra heads (Szegedy et al. 2014, section 5)."""
@@ -63,7 +65,12 @@ def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Cal
     """Sums over a batch of `image`, `label` and `mask`: `loss`, `error`, `top5_error` and the `count` of examples."""
     def metrics_fn(params, model_state, batch):
         images = augment.normalise(batch["image"], mean, std)
-        logits = module.apply({"params": params, **model_state}, images, train=False)
+        if images.ndim == 5:                                        # (N, 10, H, W, C): the mean of ten crops' answers
+            crops = module.apply({"params": params, **model_state}, images.reshape(-1, *images.shape[2:]), train=False)
+            probabilities = jax.nn.softmax(crops).reshape(*images.shape[:2], -1)
+            logits = jnp.log(probabilities.mean(1))
+        else:
+            logits = module.apply({"params": params, **model_state}, images, train=False)
         label = batch["label"][:, None]
         score = jnp.take_along_axis(logits, label, 1)
         # The rank of the right class; a tie counts against it, and so does a score that is no number.
@@ -75,17 +82,23 @@ def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Cal
     return metrics_fn
 
 
-def evaluator(config: ConfigDict, module: nn.Module, dataset: datasets.Dataset,
+def evaluator(config: ConfigDict, module: nn.Module, dataset: Images,
               splits: tuple[str, ...]) -> Callable[[State], list[dict[str, Any]]]:
     """A function of the state that gives a row of loss and errors for each split; every image counts exactly once."""
     evaluate = steps.evaluation(evaluation_sums(module, dataset.mean, dataset.std))
     devices = jax.local_device_count()
 
     def read(split: str) -> Iterator[Any]:
-        for batch in feed.evaluation_batches(getattr(dataset, split), config.batch_size):
+        if config.data.streamed:
+            batches = streaming.evaluation_batches(getattr(dataset, split), config.batch_size, config.data.image_size,
+                                                   ten_crop=config.data.ten_crop, on_error=config.data.on_error)
+        else:
+            batches = feed.evaluation_batches(getattr(dataset, split), config.batch_size)
+        for batch in batches:
             yield steps.place(steps.shard(batch, devices))
 
-    kept = {split: list(read(split)) for split in splits if feed.fits(getattr(dataset, split))}
+    kept = {split: list(read(split)) for split in splits if not config.data.streamed and
+            feed.fits(getattr(dataset, split))}
 
     def rows(state: State) -> list[dict[str, Any]]:
         params = state.params if state.ema is None else state.ema
@@ -95,12 +108,12 @@ def evaluator(config: ConfigDict, module: nn.Module, dataset: datasets.Dataset,
             count = sums.pop("count")
             if len(dataset.classes) <= 10:
                 del sums["top5_error"]
-            result.append({"split": split, **{k: v / count for k, v in sums.items()}})
+            result.append({"split": split, **{k: v / count for k, v in sums.items()}, "examples": int(count)})
         return result
     return rows
 
 
-def take_function(config: ConfigDict, dataset: datasets.Dataset, resident: bool) -> steps.TakeFn:
+def take_function(config: ConfigDict, dataset: Images, resident: bool) -> steps.TakeFn:
     """A device's share of the batch of a step, shuffled by epoch, cropped, flipped and normalised.
 
     `resident`: its data is the whole training split; else the share itself, as `feed.stream` gives it.
@@ -122,17 +135,22 @@ def take_function(config: ConfigDict, dataset: datasets.Dataset, resident: bool)
     return take
 
 
-def training_data(config: ConfigDict, dataset: datasets.Dataset) -> dict[str, Any]:
+def training_data(config: ConfigDict, dataset: Images) -> dict[str, Any]:
     """The arguments of `loop.fit` that bring it the training split: whole on every device if it fits, else streamed."""
+    key = stream(config.seed, "order")
+    if config.data.streamed:
+        return {"take": take_function(config, dataset, resident=False),
+                "stream": lambda step: streaming.training_batches(
+                    dataset.train, key, config.batch_size, config.data.image_size, step,
+                    on_error=config.data.on_error)}
     if feed.fits(dataset.train):
         images = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
         return {"take": take_function(config, dataset, resident=True), "resident": images}
-    key = stream(config.seed, "order")
     return {"take": take_function(config, dataset, resident=False),
             "stream": lambda step: feed.stream(dataset.train, key, config.batch_size, step)}
 
 
-def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None = None,
+def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None,
           probe: Probe | None = None, watch: loop.Watch | None = None) -> dict[str, Any]:
     """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then
     holds.
@@ -141,7 +159,7 @@ def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None
     """
     loop.check(config)
     create_model(config, 10)                # a wrong name or field is refused before any image is read
-    dataset = datasets.load(config.data, config.seed) if dataset is None else dataset
+    dataset = load_data(config) if dataset is None else dataset
     module = create_model(config, len(dataset.classes))
     with workdirs.claim(workdir, config):
         splits = ("test",) if dataset.validation is None else ("validation", "test")
@@ -153,7 +171,7 @@ def train(config: ConfigDict, workdir: Path, *, dataset: datasets.Dataset | None
         state = loop.fit(
             config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
             evaluate=rows, watch=watch, name=workdir.name, **training_data(config, dataset))
-        return _summarise(config, workdir, state, len(dataset.test.labels))
+        return _summarise(config, workdir, state)
 
 
 def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, Any]:
@@ -163,14 +181,14 @@ def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, An
     Raises UserError for a folder that is no run, a step or a split that is not there.
     """
     config = workdirs.read_config(workdir)
-    dataset = datasets.load(config.data, config.seed)
+    dataset = load_data(config)
     if getattr(dataset, split) is None:
         raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")
     module, state, step = restore(workdir, config, dataset, step)
     return {"step": step, **evaluator(config, module, dataset, (split,))(state)[0]}
 
 
-def restore(workdir: Path, config: ConfigDict, dataset: datasets.Dataset,
+def restore(workdir: Path, config: ConfigDict, dataset: Images,
             step: int | None = None) -> tuple[nn.Module, State, int]:
     """The network and the state of a run's checkpoint, chosen as in `evaluate`, and its step."""
     module = create_model(config, len(dataset.classes))
@@ -185,9 +203,19 @@ def restore(workdir: Path, config: ConfigDict, dataset: datasets.Dataset,
     return module, state, step
 
 
-def init_function(module: nn.Module, dataset: datasets.Dataset) -> Callable[[jax.Array], tuple[Any, Any]]:
+def load_data(config: ConfigDict) -> Images:
+    """The data set of `config.data`: decoded arrays, or with `streamed` files that are read as they come."""
+    if not config.data.streamed:
+        return datasets.load(config.data, config.seed)
+    if config.data.image_size < 1 or config.data.validation:
+        raise UserError(f"config field 'data.streamed': needs an image_size and no validation, found image_size "
+                        f"{config.data.image_size} and validation {config.data.validation}")
+    return streaming.load(config.data)
+
+
+def init_function(module: nn.Module, dataset: Images) -> Callable[[jax.Array], tuple[Any, Any]]:
     """`init(key) -> (params, other collections)` of a network for the images of a data set."""
-    sample = jnp.zeros((1, *dataset.train.images.shape[1:]))
+    sample = jnp.zeros((1, *dataset.image_shape))
 
     def init(key: jax.Array) -> tuple[Any, Any]:
         variables = dict(module.init({"params": key, "dropout": key}, sample, train=True))
@@ -195,7 +223,7 @@ def init_function(module: nn.Module, dataset: datasets.Dataset) -> Callable[[jax
     return init
 
 
-def _summarise(config: ConfigDict, workdir: Path, state: State, test_images: int) -> dict[str, Any]:
+def _summarise(config: ConfigDict, workdir: Path, state: State) -> dict[str, Any]:
     rows = workdirs.read_rows(workdir / workdirs.METRICS)
     timing = workdirs.read_rows(workdir / workdirs.TIMING)
     late = [r["error"] for r in rows if r["split"] == "train" and r["step"] > 0.95 * config.steps]
@@ -204,10 +232,10 @@ def _summarise(config: ConfigDict, workdir: Path, state: State, test_images: int
         # As in the paper's curves: over augmented batches, here those of the last twentieth of the steps.
         "train_error": float(np.mean(late)) if late else None,
         "images_per_second": float(np.median([r["images_per_second"] for r in timing])),
-        "seconds": timing[-1]["seconds"], "test_images": test_images,
+        "seconds": timing[-1]["seconds"],
     }
     for row in rows:
         if row["step"] == config.steps and row["split"] in ("validation", "test"):
-            result[f"{row['split']}_error"] = row["error"]
+            result |= {f"{row['split']}_error": row["error"], f"{row['split']}_images": row["examples"]}
     workdirs.write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
     return result

@@ -98,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
                      help="height, width and channels; default: the paper's")
     sub.add_argument("--draw", type=Path, metavar="FILE.svg", help="also draws the network")
 
+    sub = verb("look", _look, "pictures of what a trained network has learned: kernels, feature maps, Grad-CAM",
+               config=None, workdir="")
+    sub.add_argument("--image", type=Path, metavar="FILE", help="to look at; default: the first test images")
+    sub.add_argument("--count", type=int, default=8, metavar="N", help="of test images; default 8")
+    sub.add_argument("--stage", metavar="NAME", help="where to look; default: the network's last map")
+    sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
+
     verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",
          config="configs/ladder/scatter.py", workdir="runs/ladder")
 
@@ -154,6 +161,14 @@ def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     print(run_summary(options.networks, num_classes=options.classes, image=options.image, compare=options.compare,
                       form="json" if options.json else "markdown", draw=options.draw))
+
+
+def _look(options: argparse.Namespace, overrides: list[str]) -> None:
+    from experiments import look
+    _no_config("look", overrides)
+    for path in look.run(options.workdir, count=options.count, stage=options.stage, step=options.step,
+                         image=options.image):
+        print(path)
 
 
 def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:

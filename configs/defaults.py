@@ -16,6 +16,8 @@ def classification() -> ConfigDict:
     config.data.path = ""                   # of the folder, tar, idx files or TFDS directory
     config.data.cache = ""                  # decoded images; empty: the user's cache directory
     config.data.image_size = 0              # 0: as the source has it
+    config.data.streamed = False            # True: photographs of any size, decoded and cropped by workers as they come
+    config.data.ten_crop = False            # of streamed images: evaluate on four corners and centre, mirrored too
     config.data.validation = 0              # images held out of the training split
     config.data.on_error = "stop"           # or "skip": broken images are left out, counted and listed
     config.data.pad = 4                     # random crops from images padded by so many pixels
@@ -31,6 +33,7 @@ def classification() -> ConfigDict:
     config.optimizer.clip_norm = 0.0        # 0: gradients are not clipped
     config.optimizer.label_smoothing = 0.0
     config.optimizer.ema = 0.0              # decay of the averaged parameters that are evaluated; 0: none
+    config.optimizer.accumulate = 1         # parts of a device's batch that are computed one after the other
 
     config.schedule = ConfigDict()
     config.schedule.name = "piecewise"      # piecewise, cosine, polynomial or constant
@@ -40,6 +43,12 @@ def classification() -> ConfigDict:
     config.schedule.warmup_steps = 0
     config.schedule.warmup_factor = 0.1     # of the rate, where the warm-up starts
     config.schedule.warmup = "linear"       # or "constant": the factor holds until the warm-up ends
+    config.schedule.scale = "none"          # of the rate with batch_size / reference_batch: none, linear or sqrt
+    config.schedule.reference_batch = 128   # the batch that optimizer.learning_rate is meant for
+
+    config.population = 1                   # networks trained at once, of seeds from `seed` on, or as `members` says
+    config.members = ConfigDict({"seed": (), "learning_rate": (), "momentum": (), "weight_decay": (),
+                                 "label_smoothing": ()})        # a value for each of them, or none
 
     config.log_every = 100                  # steps; a row of metrics.jsonl is the mean over them
     config.eval_every = 1_000

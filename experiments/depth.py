@@ -62,6 +62,8 @@ def check(config: ConfigDict) -> None:
         values = config.study[field]
         if not values or len(set(values)) < len(values):
             raise UserError(f"config field 'study.{field}': found {values}, expected one or more different values")
+    if config.data.streamed:
+        raise UserError("config field 'data.streamed': the depth study holds its images in memory; set it to False")
     for cell in cells(config):
         if cell.network not in models.names():
             raise UserError(f"config field 'study': {cell.network} is not a network; kinds are plain and resnet, "

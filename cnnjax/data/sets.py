@@ -25,6 +25,11 @@ class Dataset(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of what the network is given."""
+        return self.train.images.shape[1:]
+
 
 class Splits(NamedTuple):
     """What a source reads: its splits ("train", "test", perhaps "validation"), class names and the images left out."""

@@ -34,6 +34,34 @@ class Photographs(NamedTuple):
     classes: tuple[str, ...]
 
 
+class Streamed(NamedTuple):
+    """What `cnnjax.data.Dataset` is, of photographs that are cropped to `size` pixels as they come."""
+
+    train: Any
+    validation: None
+    test: Any
+    classes: tuple[str, ...]
+    mean: np.ndarray
+    std: np.ndarray
+    size: int
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, C) of what the network is given."""
+        return self.size, self.size, 3
+
+
+def load(config: Any) -> Streamed:
+    """The photographs of `config.source`, "folder" or a TFDS name, cropped to `config.image_size`.
+
+    Mean and deviation are those of a thousand of its training images. Raises UserError as `open_folder`, `open_tfds`.
+    """
+    photographs = (open_folder(config.path) if config.source == "folder" else
+                   open_tfds(config.source.removeprefix("tfds:"), config.path))
+    mean, std = sample_statistics(photographs.train, config.image_size, on_error=config.on_error)
+    return Streamed(photographs.train, None, photographs.test, photographs.classes, mean, std, config.image_size)
+
+
 def open_folder(path: str) -> Photographs:
     """The image folder `path`, `<split>/<class>/*.{jpg,jpeg,png}`, of any sizes. Raises as `folders.list_folder`."""
     base, listing = folders.list_folder(path)
