@@ -69,17 +69,33 @@ def _forward(window: _Window, x: jax.Array, kernel: jax.Array) -> tuple[jax.Arra
 def _backward(window: _Window, residuals: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
 
-    def xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return jax.vjp(lambda kernel: _xla(window, x, kernel), kernel)[1](g)[0]
+    def xla(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        dx, dkernel = jax.vjp(partial(_xla, window), x, kernel)[1](g)
+        return dx, dkernel
 
-    def matmul(x: jax.Array, kernel: jax.Array, g: jax.Array) -> jax.Array:
-        return _kernel_gradient(window, x, g, (kernel.shape[0], kernel.shape[1])).astype(kernel.dtype)
+    def cpu(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
+        size = (kernel.shape[0], kernel.shape[1])
+        return (_image_gradient(window, kernel, g, (x.shape[1], x.shape[2])),
+                _kernel_gradient(window, x, g, size).astype(kernel.dtype))
 
-    dx, = jax.vjp(lambda x: _xla(window, x, kernel), x)[1](g)
-    return dx, lax.platform_dependent(x, kernel, g, cpu=matmul, default=xla)
+    return lax.platform_dependent(x, kernel, g, cpu=cpu, default=xla)
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def _image_gradient(window: _Window, kernel: jax.Array, g: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Gradient of the images `(N, H, W, C)`, of `size` (H, W), from the kernel `(kh, kw, C, O)` and `g (N, H', W', O)`.
+
+    A convolution of `g`, spread apart by the stride, with the turned kernel. XLA derives the same with the kernel's
+    axes exchanged, a form that its loops compute by the scalar fallback.
+    """
+    kh, kw = kernel.shape[:2]
+    turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)                           # (kh, kw, O, C)
+    pads = [(k - 1 - low, n - 1 - s * (out - 1) + low) for k, n, s, out, (low, _) in
+            zip((kh, kw), size, window.strides, g.shape[1:3], window.padding, strict=True)]
+    return lax.conv_general_dilated(g, turned, (1, 1), pads, lhs_dilation=window.strides, dimension_numbers=_NUMBERS,
+                                    precision=window.precision)
 
 
 def _kernel_gradient(window: _Window, x: jax.Array, g: jax.Array, kernel: tuple[int, int]) -> jax.Array:

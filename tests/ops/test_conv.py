@@ -90,6 +90,20 @@ def test_bfloat16_sums_in_float32():
     assert_close(got[2].astype(jnp.float32), want[2], 2 ** -8)          # one rounding, of the sum
 
 
+def test_inside_a_loop():
+    """Where XLA's own gradients fall back to scalar code."""
+    x, kernel = draw(4, 6, 6, 8), draw(3, 3, 8, 8, seed=1)
+
+    def descend(function):
+        def step(state, _):
+            def loss(x, kernel):
+                return jnp.square(function(x, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS)).mean()
+            return jax.tree.map(lambda a, da: a - da, state, jax.grad(loss, (0, 1))(*state)), None
+        return jax.lax.scan(step, (x, kernel), length=3)[0]
+
+    assert_close(descend(conv_general_dilated), descend(jax.lax.conv_general_dilated), 1e-5)
+
+
 def test_vmap_over_kernels_and_a_second_derivative():
     x, kernels = draw(2, 5, 5, 3), draw(3, 3, 3, 3, 4, seed=1)
 
