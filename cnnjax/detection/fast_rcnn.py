@@ -18,7 +18,7 @@ from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.common import Boxes, Detector, Found, Variables
 from cnnjax.detection.losses import box_loss, class_loss
 from cnnjax.detection.proposals import Cache
-from cnnjax.detection.targets import RegionTargets, region_targets
+from cnnjax.detection.targets import RegionTargets, Truth, region_targets
 from cnnjax.errors import UserError
 
 
@@ -80,7 +80,7 @@ def loss(module: FastRCNN, settings: Any, variables: Variables, batch: Any, key:
     sample_key, dropout = jax.random.split(key)
     targets = jax.vmap(partial(region_targets, settings=settings))(
         jax.random.split(sample_key, len(batch["images"])), batch["proposals"], batch["proposals_valid"],
-        batch["boxes"], batch["classes"], batch["valid"] & ~batch["difficult"])
+        Truth.of(batch))
     (scores, deltas), new = module.apply(variables, batch["images"], batch["sizes"], targets.rois, train=True,
                                          rngs={"dropout": dropout}, mutable=["batch_stats"])
     of_class, of_box = region_loss(scores, deltas, targets)

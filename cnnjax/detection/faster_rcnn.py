@@ -18,7 +18,7 @@ from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.common import Boxes, Detector, Found, Variables
 from cnnjax.detection.fast_rcnn import FastRCNN
 from cnnjax.detection.rpn import RPN, Proposed, propose, rpn_loss
-from cnnjax.detection.targets import anchor_targets, region_targets
+from cnnjax.detection.targets import Truth, anchor_targets, region_targets
 from cnnjax.errors import UserError
 
 
@@ -63,12 +63,6 @@ def anchors_of(features: jax.Array, stride: int, settings: Any) -> jax.Array:
     return ops.generate_anchors(height, width, stride, settings.scales, settings.ratios, settings.anchor_style)
 
 
-def _propose(settings: Any, stage: Any, objectness: jax.Array, deltas: jax.Array, anchors: jax.Array,
-             size: jax.Array) -> Proposed:
-    return propose(objectness, deltas, anchors, size, before=stage.before, after=stage.after, nms=settings.rpn_nms,
-                   smallest=settings.smallest)
-
-
 def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array, *, rpn: bool = True,
          head: bool = True) -> Any:
     """The loss of a batch: of the RPN, of the head on its proposals, or of both (approximate joint training).
@@ -78,7 +72,7 @@ def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, ke
     apply: Any = module.apply
     n = len(batch["images"])
     anchor_key, region_key, dropout = jax.random.split(key, 3)
-    known = batch["valid"] & ~batch["difficult"]
+    truth = Truth.of(batch)
     features, new = apply(variables, batch["images"], batch["sizes"], train=True, method="features",
                                  mutable=["batch_stats"])
     stats = new.get("batch_stats", {})
@@ -86,16 +80,16 @@ def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, ke
     objectness, deltas = apply(variables, features, method="proposals")
     total, metrics = jnp.float32(0), dict[str, jax.Array]()
     if rpn:
-        targets = jax.vmap(partial(anchor_targets, settings=settings), (0, None, 0, 0, 0))(
-            jax.random.split(anchor_key, n), anchors, batch["sizes"], batch["boxes"], known)
+        targets = jax.vmap(partial(anchor_targets, settings=settings), (0, None, 0, 0))(
+            jax.random.split(anchor_key, n), anchors, batch["sizes"], truth)
         of_object, of_box = rpn_loss(objectness, deltas, targets)
         total += of_object + of_box
         metrics |= {"objectness_loss": of_object, "rpn_box_loss": of_box}
     if head:
-        proposed = jax.vmap(partial(_propose, settings, settings.proposals_train), (0, 0, None, 0))(
+        proposed = jax.vmap(partial(propose, settings=settings, stage=settings.proposals_train), (0, 0, None, 0))(
             objectness, deltas, anchors, batch["sizes"])
         regions = jax.vmap(partial(region_targets, settings=settings))(
-            jax.random.split(region_key, n), proposed.boxes, proposed.valid, batch["boxes"], batch["classes"], known)
+            jax.random.split(region_key, n), proposed.boxes, proposed.valid, truth)
         (scores, moved), new = apply({**variables, "batch_stats": stats}, features, regions.rois, train=True,
                                             method="regions", rngs={"dropout": dropout}, mutable=["batch_stats"])
         stats = new.get("batch_stats", stats) or stats
@@ -112,7 +106,7 @@ def detect(module: FasterRCNN, settings: Any, test: Any, variables: Variables, i
     features = apply(variables, images, sizes, method="features")
     objectness, deltas = apply(variables, features, method="proposals")
     anchors = anchors_of(features, module.fast.stride, settings)
-    proposed = _propose(settings, settings.proposals_test, objectness[0], deltas[0], anchors, sizes[0])
+    proposed = propose(objectness[0], deltas[0], anchors, sizes[0], settings, settings.proposals_test)
     scores, moved = apply(variables, features, proposed.boxes[None], method="regions")
     probabilities = jax.nn.softmax(scores[0])[:, 1:]
     return common.finish(proposed.boxes, proposed.valid, probabilities, moved[0], sizes[0], test), proposed
@@ -182,7 +176,7 @@ def all_proposals(config: Any, module: FasterRCNN, variables: Variables, data: D
         features = apply(variables, images, sizes, method="features")
         objectness, deltas = apply(variables, features, method="proposals")
         anchors = anchors_of(features, module.fast.stride, settings)
-        return _propose(settings, stage, objectness[0], deltas[0], anchors, sizes[0])
+        return propose(objectness[0], deltas[0], anchors, sizes[0], settings, stage)
 
     found = []
     for i in range(len(data.train)):

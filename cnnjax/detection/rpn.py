@@ -40,19 +40,15 @@ class Proposed(NamedTuple):
     valid: jax.Array        # (P,) bool
 
 
-def propose(objectness: jax.Array, deltas: jax.Array, anchors: jax.Array, size: jax.Array, *, before: int, after: int,
-            nms: float, smallest: float) -> Proposed:
-    """The best `after` boxes of one image: the `before` likeliest anchors moved, clipped to the image, suppressed.
+def propose(objectness: jax.Array, deltas: jax.Array, anchors: jax.Array, size: jax.Array, settings: Any,
+            stage: Any) -> Proposed:
+    """The proposals of one image: `objectness` (A,), `deltas` and `anchors` (A, 4), `size` (2,) height and width.
 
-    `objectness` (A,), `deltas` and `anchors` (A, 4), `size` (2,) height and width; boxes with a side under `smallest`
-    are dropped. No gradient passes through (approximate joint training).
+    `stage` says how many go `before` suppression at `settings.rpn_nms` and come `after` it; boxes with a side under
+    `settings.smallest` pixels are dropped. No gradient passes through (approximate joint training).
     """
-    objectness, deltas = jax.lax.stop_gradient((objectness, deltas))
-    scores, best = jax.lax.top_k(objectness, min(before, len(anchors)))
-    boxes = ops.clip_boxes(ops.decode_boxes(deltas[best], anchors[best]), size[0], size[1])
-    large = (boxes[:, 2:] - boxes[:, :2] >= smallest).all(-1)
-    keep, valid = ops.nms(boxes, scores, nms, after, large)
-    return Proposed(boxes[keep], scores[keep], valid)
+    return Proposed(*ops.propose_boxes(deltas, objectness, anchors, size[0], size[1], before=stage.before,
+                                       after=stage.after, iou_threshold=settings.rpn_nms, min_size=settings.smallest))
 
 
 def rpn_loss(objectness: jax.Array, deltas: jax.Array, targets: AnchorTargets) -> tuple[jax.Array, jax.Array]:

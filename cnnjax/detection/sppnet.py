@@ -17,7 +17,7 @@ from cnnjax.detection.backbones import Backbone, DenseHead
 from cnnjax.detection.common import Detector, Variables
 from cnnjax.detection.losses import class_loss
 from cnnjax.detection.proposals import Cache
-from cnnjax.detection.targets import region_targets
+from cnnjax.detection.targets import Truth, region_targets
 
 
 class SPPNet(nn.Module):
@@ -47,14 +47,11 @@ class SPPNet(nn.Module):
             shape = (n, round(height * scale), round(width * scale), channels)
             resized = images if scale == 1 else jax.image.resize(images.astype(jnp.float32), shape, "linear")
             maps = self.trunk(resized, jnp.round(sizes * scale).astype(int), train=False)
-            here = jax.vmap(partial(self._pool, scale=scale / self.stride))(maps, rois)
+            pool = partial(ops.roi_pyramid_pool, spatial_scale=scale / self.stride, levels=self.levels)
+            here = jax.vmap(pool)(maps, rois)
             pooled = here if pooled is None else jnp.where((best == s)[..., None], here, pooled)
         assert pooled is not None
         return pooled
-
-    def _pool(self, features: jax.Array, rois: jax.Array, scale: float) -> jax.Array:
-        bins = [ops.roi_pool(features, rois, level, scale).reshape(len(rois), -1) for level in self.levels]
-        return jnp.concatenate(bins, -1)
 
     def top(self, pyramids: jax.Array, *, train: bool = False) -> jax.Array:
         """The fully connected layers: `(R, F) -> (R, D)`."""
@@ -105,7 +102,7 @@ def loss(module: SPPNet, settings: Any, variables: Variables, batch: Any, key: j
     sample_key, dropout = jax.random.split(key)
     targets = jax.vmap(partial(region_targets, settings=settings))(
         jax.random.split(sample_key, len(batch["images"])), batch["proposals"], batch["proposals_valid"],
-        batch["boxes"], batch["classes"], batch["valid"] & ~batch["difficult"])
+        Truth.of(batch))
     scores = cast(jax.Array, module.apply(variables, batch["images"], batch["sizes"], targets.rois, train=True,
                                           rngs={"dropout": dropout}))
     value = class_loss(scores, targets.labels, targets.there)

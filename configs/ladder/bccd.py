@@ -28,27 +28,27 @@ def get_config() -> ConfigDict:
     config.backbone.mean, config.backbone.std = (0.7, 0.67, 0.7), (0.25, 0.25, 0.25)
     config.backbone.frozen = ()
     config.backbone.freeze_norm = False
-    config.pretraining = shortened(800, 64, 0.02)
+    config.pretraining = shortened(200, 32, 0.02)
 
     config.proposals.width = 320
     config.proposals.smallest = 8
     config.proposals.most = 1000
 
-    config.rcnn.side, config.rcnn.context = 112, 8
-    config.rcnn.training = shortened(600, 64, 0.01)
+    config.rcnn.side, config.rcnn.context = 56, 4
+    config.rcnn.training = shortened(400, 64, 0.01)
     config.sppnet.scales, config.sppnet.target = (1.0, 1.5), 64.0
-    config.sppnet.training = shortened(1000, 2, 0.01)
+    config.sppnet.training = shortened(600, 2, 0.01)
     config.fast_rcnn.svd_ranks = (0,)
-    config.fast_rcnn.training = shortened(3000, 2, 0.02)
+    config.fast_rcnn.training = shortened(1500, 2, 0.02)
 
     faster = config.faster_rcnn
     faster.pooling = "align"
     faster.scales, faster.ratios, faster.anchor_style = (20.0, 40.0, 56.0, 96.0), (0.7, 1.0, 1.4), "centre"
-    faster.rpn_channels = 128
+    faster.rpn_channels = 64
     faster.border = 1e9                     # cells cut by the side are wanted
     faster.rois = 64
     faster.smallest = 6.0
     faster.proposals_train.update(before=1000, after=300)
     faster.proposals_test.update(before=1000, after=200)
-    faster.training = shortened(4000, 2, 0.02)
+    faster.training = shortened(2000, 2, 0.02)
     return config

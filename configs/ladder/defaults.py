@@ -15,9 +15,11 @@ def training(steps: int, batch_size: int, learning_rate: float, boundaries: tupl
     config.steps = steps
     config.batch_size = batch_size          # images, or windows for R-CNN
     config.optimizer = ConfigDict({"learning_rate": learning_rate, "momentum": 0.9, "nesterov": False,
-                                   "weight_decay": 5e-4, "clip_norm": 0.0, "label_smoothing": 0.0, "ema": 0.0})
+                                   "weight_decay": 5e-4, "clip_norm": 0.0, "label_smoothing": 0.0, "ema": 0.0,
+                                   "accumulate": 1})
     config.schedule = ConfigDict({"name": "piecewise", "boundaries": boundaries, "factor": 0.1, "power": 1.0,
-                                  "warmup_steps": 0, "warmup_factor": 0.1, "warmup": "linear"})
+                                  "warmup_steps": 0, "warmup_factor": 0.1, "warmup": "linear", "scale": "none",
+                                  "reference_batch": 128})
     config.log_every = 100                  # divides steps
     config.eval_every = steps
     config.checkpoint_every = 1000

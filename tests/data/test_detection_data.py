@@ -61,11 +61,12 @@ def test_voc_boxes_become_continuous_and_keep_their_flags(voc):
 
 
 def test_given_classes_select_and_an_unknown_one_is_refused(voc):
-    voc.add("a", picture(), [(1, 2, 10, 11), OBJECT.format(name="dog", truncated=0, difficult=0, x1=3, y1=4, x2=9, y2=9)])
+    dog = OBJECT.format(name="dog", truncated=0, difficult=0, x1=3, y1=4, x2=9, y2=9)
+    voc.add("a", picture(), [(1, 2, 10, 11), dog])
     data = voc.load(classes=("dog",))
     assert data.classes == ("dog",)
     assert len(data.train.objects[0].boxes) == 1
-    with pytest.raises(UserError, match="no object 'dogs'.*did you mean 'dog'"):
+    with pytest.raises(UserError, match=r"no object 'dogs'.*did you mean 'dog'"):
         voc.load(classes=("dogs",))
 
 
@@ -79,7 +80,8 @@ def test_a_faulty_box_is_refused_by_file_and_reason_or_skipped_and_listed(voc, b
         voc.load()
     data = voc.load("skip")
     assert len(data.train.objects[0].boxes) == 1
-    assert len(data.skipped) == 2 and reason in data.skipped[0]     # the split serves as train and as test
+    assert len(data.skipped) == 2           # the split serves as train and as test
+    assert reason in data.skipped[0]
 
 
 def test_a_box_over_the_border_is_cut_and_one_pixel_is_enough(voc):
@@ -141,7 +143,7 @@ def test_missing_folder_and_split_name_the_nearest(voc):
     voc.add("a", picture())
     config = ConfigDict({"source": "voc", "path": str(voc.root), "train_split": "trainvall", "test_split": "trainval",
                          "classes": (), "on_error": "stop"})
-    with pytest.raises(UserError, match="no split 'trainvall'.*did you mean 'trainval'"):
+    with pytest.raises(UserError, match=r"no split 'trainvall'.*did you mean 'trainval'"):
         detection.load(config, 0)
     config.path = str(voc.root / "nowhere")
     with pytest.raises(UserError, match=r"data\.path .*nowhere: no such folder"):
@@ -181,9 +183,11 @@ def test_scattered_digits_are_the_seed_s_and_lie_inside():
         np.testing.assert_array_equal(a.read(i), b.read(i))
         boxes = a.objects[i].boxes
         assert 1 <= len(boxes) <= scatter.MOST
-        assert (boxes >= 0).all() and (boxes <= 96).all()
+        assert (boxes >= 0).all()
+        assert (boxes <= 96).all()
         sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
-        assert (sides >= scatter.SIDES[0] - 1).all() and (sides <= scatter.SIDES[1]).all()
+        assert (sides >= scatter.SIDES[0] - 1).all()
+        assert (sides <= scatter.SIDES[1]).all()
     assert any((a.read(i) != other.read(i)).any() for i in range(6))
     assert (a.read(0) != scatter.scatter("test", 1, 96, 3).read(0)).any()
 
@@ -219,8 +223,8 @@ def test_batches_are_a_function_of_the_step_and_visit_every_image_once():
     data = coloured([(20, 32)] * 5 + [(32, 20)] * 2)
     batches = Batches(data, ((20, 32), (32, 20)), 2, 1, flip=True)
     assert batches.steps_per_epoch == 4
-    seen = [batches.indices(step).tolist() for step in range(4)]
-    assert sorted(set(sum(seen, []))) == list(range(7))
+    seen = {i for step in range(4) for i in batches.indices(step).tolist()}
+    assert seen == set(range(7))
     assert {batches(step)["images"].shape for step in range(4)} == {(2, 20, 32, 3), (2, 32, 20, 3)}
     again = Batches(data, ((20, 32), (32, 20)), 2, 1, flip=True)
     resumed = again.stream(3)

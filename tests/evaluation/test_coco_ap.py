@@ -29,7 +29,8 @@ def scene(seed):
 
 def test_it_is_what_pycocotools_says_of_the_same_json_files(tmp_path):
     detections, truths = scene(0)
-    annotations = [{"id": 1 + 6 * i + j, "image_id": i, "category_id": int(t.classes[j]), "iscrowd": int(t.difficult[j]),
+    annotations = [{"id": 1 + 6 * i + j, "image_id": i, "category_id": int(t.classes[j]),
+                    "iscrowd": int(t.difficult[j]),
                     "bbox": [*map(float, b[:2]), float(b[2] - b[0]), float(b[3] - b[1])],
                     "area": float((b[2] - b[0]) * (b[3] - b[1]))}
                    for i, t in enumerate(truths) for j, b in enumerate(t.boxes)]

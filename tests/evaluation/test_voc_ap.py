@@ -20,7 +20,7 @@ A, B, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
 
 
 def test_a_worked_example_of_24_detections():
-    # The example of Padilla et al., "A survey on performance metrics for object-detection algorithms" (2020): 15 objects.
+    # Padilla et al., "A survey on performance metrics for object-detection algorithms" (2020): 15 objects.
     true = np.isin(np.arange(24), [0, 2, 9, 11, 12, 13, 22])
     recall, precision = np.cumsum(true) / 15, np.cumsum(true) / np.arange(1, 25)
     assert average_precision(recall, precision, eleven_points=True) == pytest.approx(0.2684, abs=5e-5)
