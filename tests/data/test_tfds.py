@@ -67,6 +67,23 @@ from cnnjax import data
 dataset = data.load({"source": "cifar10", "path": sys.argv[1], "cache": sys.argv[2]}, 0)
 again = data.load({"source": "tfds:cifar10", "path": sys.argv[1], "cache": sys.argv[2]}, 0)
 assert isinstance(again.train.images, np.memmap)
+
+import jax
+from pathlib import Path
+from cnnjax import classification
+from cnnjax.data import streaming
+from configs import defaults
+config = defaults.classification()
+config.data.update(source="cifar10", path=sys.argv[1], cache=sys.argv[2])
+config.model.width = 4
+config.schedule.name = "constant"
+config.update(batch_size=8, steps=2, log_every=1, eval_every=2, checkpoint_every=2, tensorboard=False)
+result = classification.train(config, Path(sys.argv[2]) / "run")
+print("trained:", result)
+
+photographs = streaming.open_tfds("cifar10", sys.argv[1])
+(one, *_) = streaming.evaluation_batches(photographs.test, 20, 32, 32, workers=1)
+assert np.array_equal(one["image"], dataset.test.images) and np.array_equal(one["label"], dataset.test.labels)
 assert "tensorflow" not in sys.modules, "TensorFlow was imported"
 np.savez(sys.argv[3], train_images=dataset.train.images, train_labels=dataset.train.labels,
          test_images=dataset.test.images, test_labels=dataset.test.labels, classes=dataset.classes)
@@ -77,7 +94,7 @@ def _by_image(images, labels):
     return {image.tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
 
 
-@pytest.mark.slow      # half a minute, nearly all of it TensorFlow's import; last run 2026-11-24, TensorFlow 2.21
+@pytest.mark.slow      # a minute, most of it TensorFlow's import; last run 2026-11-24, TensorFlow 2.21
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the extra tfds")
 def test_cifar10_is_prepared_by_tfds_and_read_without_tensorflow(tmp_path):
     content, truth = _cifar_archive()
@@ -88,6 +105,7 @@ def test_cifar10_is_prepared_by_tfds_and_read_without_tensorflow(tmp_path):
 
     done = _run(["-c", READ, str(tmp_path), str(tmp_path / "cache"), str(tmp_path / "read.npz")])
     assert done.returncode == 0, done.stderr
+    assert "trained: {" in done.stdout
     read = np.load(tmp_path / "read.npz")
     assert tuple(read["classes"]) == CLASSES
     for split, (images, labels) in truth.items():       # TFDS shuffles once while it prepares
@@ -96,13 +114,12 @@ def test_cifar10_is_prepared_by_tfds_and_read_without_tensorflow(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="needs the extra tfds")
-def test_a_set_that_is_not_prepared_is_prepared_by_load(tmp_path):
+def test_a_set_that_is_not_prepared_is_prepared_by_load(tmp_path, capfd):
     content, truth = _cifar_archive()
     _place_download(tmp_path, ARCHIVE, content)
-    done = _run(["-c", READ, str(tmp_path), str(tmp_path / "cache"), str(tmp_path / "read.npz")])
-    assert done.returncode == 0, done.stderr
-    assert "preparing the TFDS set cifar10" in done.stderr
-    assert len(np.load(tmp_path / "read.npz")["train_labels"]) == len(truth["train"][1])
+    dataset = data.load({"source": "cifar10", "path": str(tmp_path), "cache": str(tmp_path / "cache")}, 0)
+    assert "preparing the TFDS set cifar10" in capfd.readouterr().err
+    assert _by_image(*dataset.test[:2]) == _by_image(*truth["test"])
 
 
 @pytest.mark.slow
@@ -127,6 +144,13 @@ def test_without_tensorflow_it_says_what_to_install(tmp_path, monkeypatch):
     assert str(caught.value) == (f"data.source: TFDS set 'cifar10' is not prepared in {tmp_path}, and preparing it "
                                  "needs TensorFlow: pip install 'cnnjax[tfds]', or copy the prepared folder here and "
                                  "set data.path")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="is about its absence")
+def test_preparing_without_tensorflow_is_one_line_and_status_2(tmp_path):
+    done = _run(["-m", "cnnjax.data.prepare", "cifar10", "--data-dir", str(tmp_path)])
+    assert done.returncode == 2
+    assert done.stderr == "preparing the TFDS set 'cifar10' needs TensorFlow: pip install 'cnnjax[tfds]'\n"
 
 
 def test_a_config_or_version_that_does_not_exist_is_told(tmp_path):
