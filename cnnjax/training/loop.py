@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -58,8 +57,8 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
     `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch`
     picks a device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from
     `stream(step)`, an iterator of batches of `config.batch_size` from that step on, of which `take` is given the
-    device's share. `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end. With `members`
-    the run is that of a population: see `cnnjax.training.population`.
+    device's share. `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end. With
+    `members` the run is that of a population: see `cnnjax.training.population`.
 
     The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss
     that is not finite, and UserError for a config that cannot be run.
@@ -118,9 +117,10 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                 at = last - length + i + 1
                 if not math.isfinite(row["loss"]):
                     kept = checkpoints.steps()
-                    raise Diverged(f"the loss is {row['loss']} at step {at}, learning rate {states.rate(config, at - 1):.4g}; the "
-                                   f"last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
-                                   "optimizer.learning_rate or set optimizer.clip_norm")
+                    raise Diverged(
+                        f"the loss is {row['loss']} at step {at}, learning rate {states.rate(config, at - 1):.4g}; the "
+                        f"last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
+                        "optimizer.learning_rate or set optimizer.clip_norm")
                 window.append(row)
             now = time.monotonic()
             speed = length * config.batch_size / (now - mark)

@@ -83,8 +83,9 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: i
     """Many steps in one call: `(state, data) -> (state, metrics)`, each metric of shape `(steps,)`.
 
     With `members` the state is that of a population: all of its leaves have that leading axis, and a metric is given
-    as the mean over the members ("loss") and of each ("loss/0", ...). The state is donated. `data` is replicated and the same for each step when `resident`; else each leaf has leading
-    axes `(steps, devices)` and step i of a device takes its slice.
+    as the mean over the members ("loss") and of each ("loss/0", ...). The state is donated. `data` is replicated and
+    the same for each step when `resident`; else each leaf has leading axes `(steps, devices)` and step i of a device
+    takes its slice.
 
     The steps are one program with a loop in it; on the CPU they are single programs one after the other, since XLA runs
     the gradients of convolutions inside a loop there many times slower than outside, and a step is long beside a call.
