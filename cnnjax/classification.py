@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cnnjax import data as datasets
 from cnnjax import models
 from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError
-from cnnjax.training import loop
+from cnnjax.training import loop, population
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 from cnnjax.training import workdir as workdirs
@@ -157,6 +157,8 @@ def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None,
 
     `dataset` is what `config.data` names, for a caller who has loaded it already; `watch` is told of each evaluation.
     """
+    if config.population != 1:
+        return train_population(config, workdir, dataset=dataset, probe=probe)
     loop.check(config)
     create_model(config, 10)                # a wrong name or field is refused before any image is read
     dataset = load_data(config) if dataset is None else dataset
@@ -172,6 +174,69 @@ def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None,
             config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
             evaluate=rows, watch=watch, name=workdir.name, **training_data(config, dataset))
         return _summarise(config, workdir, state)
+
+
+def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] = (), *, dataset: Images | None = None,
+                     probe: Probe | None = None, together: bool | None = None) -> dict[str, Any]:
+    """Trains the `config.population` members that `config.members` describes, and returns the means of their results.
+
+    Each member becomes an ordinary run in a folder of its own, by default in `workdir/members`. Where `together`, by
+    default on accelerators, they are one program whose checkpoints are in `workdir` until they are split at the end.
+    """
+    members = population.members(config)
+    folders = folders or [workdir / "members" / str(i) for i in range(len(members))]
+    if not (population.together() if together is None else together):
+        return _mean_result(workdir, [train(member, folder, dataset=dataset, probe=probe)
+                                      for member, folder in zip(members, folders, strict=True)])
+    for member in members:
+        loop.check(member)
+    dataset = load_data(config) if dataset is None else dataset
+    module = create_model(config, len(dataset.classes))
+    data = training_data(config, dataset)
+    if "stream" in data and len({member.seed for member in members}) > 1:
+        raise UserError("config field 'population': its images do not fit on a device, and one stream serves no two "
+                        "seeds; give all members one seed by members.seed")
+    with workdirs.claim(workdir, config):
+        splits = ("test",) if dataset.validation is None else ("validation", "test")
+        scores = evaluator(config, module, dataset, splits)
+
+        def rows(state: State) -> list[dict[str, Any]]:
+            states_ = [population.member(state, i) for i in range(len(members))]
+            each = [scores(own) + ([] if probe is None else [probe(module, own)]) for own in states_]
+            return [population.merged(several) for several in zip(*each, strict=True)]
+
+        state = loop.fit(config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
+                         evaluate=rows, members=members, name=workdir.name, **data)
+        results = [_split(workdir, member, folder, population.member(state, i), i)
+                   for i, (member, folder) in enumerate(zip(members, folders, strict=True))]
+        return _mean_result(workdir, results)
+
+
+def _split(workdir: Path, config: ConfigDict, folder: Path, state: State, i: int) -> dict[str, Any]:
+    """Makes member `i` of the finished population in `workdir` a run of its own in `folder`."""
+    with workdirs.claim(folder, config):
+        metrics = []
+        for row in workdirs.read_rows(workdir / workdirs.METRICS):
+            own = population.row_of(row, i)
+            if "learning_rate" in own:
+                own["learning_rate"] = states.rate(config, row["step"] - 1)
+            metrics.append(own)
+        workdirs.write_rows(folder / workdirs.METRICS, metrics)
+        workdirs.write_rows(folder / workdirs.TIMING, workdirs.read_rows(workdir / workdirs.TIMING))
+        with contextlib.closing(loop.open_checkpoints(config, folder)) as checkpoints:
+            scores = {f"{row['split']}_error": row["error"] for row in metrics
+                      if row["step"] == config.steps and "error" in row}
+            checkpoints.save(config.steps, state, {"seconds": 0.0, "window": []}, scores)
+            checkpoints.wait()
+        return _summarise(config, folder, state)
+
+
+def _mean_result(workdir: Path, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The means of the members' results, and all of them under "members"; written to `result.json`."""
+    means = {key: float(np.mean([r[key] for r in results])) if isinstance(value, float) else value
+             for key, value in results[0].items()}
+    workdirs.write(workdir / "result.json", json.dumps({**means, "members": results}, indent=2) + "\n")
+    return {**means, "members": results}
 
 
 def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, Any]:

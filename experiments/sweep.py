@@ -41,7 +41,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnnjax import classification
 from cnnjax import config as configs
-from cnnjax import data as datasets
 from cnnjax.errors import UserError
 from cnnjax.reporting import html, search, tables
 from cnnjax.training import loop
@@ -294,7 +293,7 @@ def work(workdir: Path, url: str | None = None) -> None:
     space = {field: json_to_distribution(text) for field, text in study.user_attrs["space"].items()}
     total = count(config, space)
     same_images = not any(field.startswith("data.") or field == "seed" for field in space)
-    dataset = datasets.load(config.data, config.seed) if same_images else None
+    dataset = classification.load_data(config) if same_images else None
     beats: dict[int, tuple[Any, float]] = {}
     while True:
         claim = take(study, storage, workdir, total, beats)
@@ -397,7 +396,7 @@ def _beating(storage: RDBStorage, claim: Claim) -> Iterator[threading.Event]:
 
 
 def _run_trial(config: ConfigDict, space: Space, workdir: Path, storage: RDBStorage, study_name: str, claim: Claim,
-               dataset: datasets.Dataset | None, lost: threading.Event) -> None:
+               dataset: classification.Images | None, lost: threading.Event) -> None:
     """Trains the trial's network, reports its errors as they come, and finishes it in the storage."""
     # A seed of the trial's own: what it draws does not depend on which worker runs it, nor on how often.
     seed = int(np.random.SeedSequence([config.seed, claim.number]).generate_state(1)[0])

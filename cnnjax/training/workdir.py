@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -107,12 +107,16 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes a JSON-lines file whole or not at all."""
+    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
 class Rows:
     """A JSON-lines file that is appended to and flushed row by row, begun anew from its rows up to `step`."""
 
     def __init__(self, path: Path, step: int):
-        kept = [row for row in read_rows(path) if row["step"] <= step]
-        write(path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_rows(path, [row for row in read_rows(path) if row["step"] <= step])
         self._file: TextIO = path.open("a")
 
     def append(self, row: dict[str, Any]) -> None:
