@@ -18,7 +18,7 @@ from cnnjax import data as datasets
 from cnnjax import models
 from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError
-from cnnjax.training import loop, population
+from cnnjax.training import distributed, loop, population
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 from cnnjax.training import workdir as workdirs
@@ -86,7 +86,6 @@ def evaluator(config: ConfigDict, module: nn.Module, dataset: Images,
               splits: tuple[str, ...]) -> Callable[[State], list[dict[str, Any]]]:
     """A function of the state that gives a row of loss and errors for each split; every image counts exactly once."""
     evaluate = steps.evaluation(evaluation_sums(module, dataset.mean, dataset.std))
-    devices = jax.local_device_count()
 
     def read(split: str) -> Iterator[Any]:
         if config.data.streamed:
@@ -95,7 +94,7 @@ def evaluator(config: ConfigDict, module: nn.Module, dataset: Images,
         else:
             batches = feed.evaluation_batches(getattr(dataset, split), config.batch_size)
         for batch in batches:
-            yield steps.place(steps.shard(batch, devices))
+            yield steps.place(steps.local_share(batch))
 
     kept = {split: list(read(split)) for split in splits if not config.data.streamed and
             feed.fits(getattr(dataset, split))}
@@ -138,16 +137,17 @@ def take_function(config: ConfigDict, dataset: Images, resident: bool) -> steps.
 def training_data(config: ConfigDict, dataset: Images) -> dict[str, Any]:
     """The arguments of `loop.fit` that bring it the training split: whole on every device if it fits, else streamed."""
     key = stream(config.seed, "order")
+    share = {"shard": jax.process_index(), "shards": jax.process_count()}
     if config.data.streamed:
         return {"take": take_function(config, dataset, resident=False),
                 "stream": lambda step: streaming.training_batches(
                     dataset.train, key, config.batch_size, config.data.image_size, step,
-                    on_error=config.data.on_error)}
+                    on_error=config.data.on_error, **share)}
     if feed.fits(dataset.train):
         images = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
         return {"take": take_function(config, dataset, resident=True), "resident": images}
     return {"take": take_function(config, dataset, resident=False),
-            "stream": lambda step: feed.stream(dataset.train, key, config.batch_size, step)}
+            "stream": lambda step: feed.stream(dataset.train, key, config.batch_size, step, **share)}
 
 
 def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None,
@@ -302,5 +302,6 @@ def _summarise(config: ConfigDict, workdir: Path, state: State) -> dict[str, Any
     for row in rows:
         if row["step"] == config.steps and row["split"] in ("validation", "test"):
             result |= {f"{row['split']}_error": row["error"], f"{row['split']}_images": row["examples"]}
-    workdirs.write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    if distributed.is_writer():
+        workdirs.write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
     return result

@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError
-from cnnjax.training import population, progress, schedules
+from cnnjax.training import distributed, population, progress, schedules
 from cnnjax.training import state as states
 from cnnjax.training import step as steps_
 from cnnjax.training import workdir as workdirs
@@ -56,9 +56,9 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
 
     `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch`
     picks a device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from
-    `stream(step)`, an iterator of batches of `config.batch_size` from that step on, of which `take` is given the
-    device's share. `evaluate(state)` gives rows for metrics.jsonl every `config.eval_every` steps and at the end. With
-    `members` the run is that of a population: see `cnnjax.training.population`.
+    `stream(step)`, an iterator of this process's equal share of the batches of `config.batch_size` from that step on,
+    of which `take` is given the device's share. `evaluate(state)` gives rows for metrics.jsonl every
+    `config.eval_every` steps and at the end. With `members` the run is that of a population: see `cnnjax.training.population`.
 
     The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss
     that is not finite, and UserError for a config that cannot be run.
@@ -75,12 +75,16 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
         if restored is not None:
             step, state, host = restored
             checkpoints.remove_after(step)
-        metrics_file = workdirs.Rows(workdir / workdirs.METRICS, step)
-        timing_file = workdirs.Rows(workdir / workdirs.TIMING, step)
-        stack.callback(metrics_file.close)
-        stack.callback(timing_file.close)
         if step == config.steps:
             return state
+        writer = distributed.is_writer()
+        if writer:
+            metrics_file = workdirs.Rows(workdir / workdirs.METRICS, step)
+            timing_file = workdirs.Rows(workdir / workdirs.TIMING, step)
+            stack.callback(metrics_file.close)
+            stack.callback(timing_file.close)
+            events = stack.enter_context(_events(config, workdir, step))
+            report = stack.enter_context(progress.bar(name, config.steps, step))
 
         length = dispatch_length(config)
         if step % length:               # saved by a signal's handler between two rows, with another dispatch length
@@ -96,12 +100,12 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             batches = stream(step)
             stack.callback(getattr(batches, "close", lambda: None))
             fed = _stacked(batches, length)
-        events = stack.enter_context(_events(config, workdir, step))
-        report = stack.enter_context(progress.bar(name, config.steps, step))
         stopped = stack.enter_context(_signals())
+        stack.enter_context(distributed.guard(workdir))
         began = mark = time.monotonic()
         window: list[dict[str, float]] = host["window"]
         running: deque[tuple[int, Any]] = deque()
+        votes: deque[jax.Array] = deque()
         text = ""
 
         def seconds() -> float:
@@ -127,24 +131,31 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             mark = now
             text = ", ".join(f"{key} {window[-1][key]:.3g}" for key in ("loss", "error") if key in window[-1])
             text += f", {speed:.0f} images/s"
-            report(last, text)
+            if writer:
+                report(last, text)
             if last % config.log_every == 0:
                 mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
                 write({"step": last, "split": "train", "learning_rate": states.rate(config, last - 1), **mean})
-                timing_file.append({"step": last, "images_per_second": speed, "seconds": seconds()})
+                if writer:
+                    timing_file.append({"step": last, "images_per_second": speed, "seconds": seconds()})
                 window.clear()
 
         def write(row: dict[str, Any]) -> None:
-            metrics_file.append(row)
-            events(row)
+            if writer:
+                metrics_file.append(row)
+                events(row)
 
         while step < config.steps:
             state, metrics = dispatch(state, next(fed))
             step += length
             running.append((step, metrics))
+            stop = bool(stopped)
+            if jax.process_count() > 1:     # all must stop at one step: they count the votes of the dispatch before
+                votes.append(distributed.vote(stop))
+                stop = len(votes) > 1 and bool(votes.popleft())
             at_eval = step % config.eval_every == 0 or step == config.steps
             at_save = step % config.checkpoint_every == 0 or step == config.steps
-            drained = at_eval or at_save or bool(stopped)
+            drained = at_eval or at_save or stop
             while len(running) > (0 if drained else 1):     # one dispatch is always under way while Python writes
                 finish_one()
             scores: dict[str, float] = {}
@@ -155,13 +166,14 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                 mark = time.monotonic()
                 if watch is not None:
                     watch(step, scores)
-            if at_save or stopped:
+            if at_save or stop:
                 checkpoints.save(step, state, {"seconds": seconds(), "window": window}, scores or None)
                 mark = time.monotonic()
-            if stopped:
+            if stop:
                 checkpoints.wait()
                 if step < config.steps:
-                    raise Interrupted(stopped[0], f"at step {step} in {workdir}")
+                    signum = stopped[0] if stopped else signal.SIGTERM      # another process was asked to
+                    raise Interrupted(signum, f"at step {step} in {workdir}")
         checkpoints.wait()
     return state
 

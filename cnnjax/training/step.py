@@ -141,6 +141,13 @@ def shard(batch: Any, devices: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)
 
 
+def local_share(batch: Any) -> Any:
+    """What the devices of this process take of a batch: `(N, ...)` leaves as `(local devices, N / devices, ...)`."""
+    local = jax.local_device_count()
+    first = jax.process_index() * local
+    return jax.tree.map(lambda x: x[first:first + local], shard(batch, jax.device_count()))
+
+
 def replicate(tree: Any) -> Any:
     """The tree on every local device, as `pmap` wants a replicated argument, so that no call copies it again."""
     return _put(tree, jax.sharding.PartitionSpec())

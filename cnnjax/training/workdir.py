@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax.errors import UserError
+from cnnjax.training import distributed
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
@@ -26,11 +27,14 @@ does not touch the result."""
 
 @contextlib.contextmanager
 def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
-    """Holds `workdir` for this process and this config.
+    """Holds `workdir` for this process and this config; of the processes of one run the one that writes holds it.
 
     Raises UserError when another process holds it, when it was begun with another config (the differing fields are
     named), or when it cannot be written.
     """
+    if not distributed.is_writer():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a+")
