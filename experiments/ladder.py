@@ -109,13 +109,13 @@ def _disk(kind: str, folder: Path, workdir: Path) -> int:
 
 def _samples(kind: str, config: ConfigDict, data: DetectionData, found: Sequence[Found], figures: Path) -> None:
     """The first test images with what is there (above) and what was found (below)."""
-    least = 0.5 if kind in ("fast_rcnn", "faster_rcnn") else 0.0        # a probability, or the side of the SVM's plane
     there, seen = [], []
     for i in range(min(SAMPLES, len(found))):
         image, truth, d = data.test.read(i), data.test.objects[i], found[i].detections
         there.append(boxes.draw(image, truth.boxes, [data.classes[c] for c in truth.classes],
                                 [boxes.COLOURS[c % len(boxes.COLOURS)] for c in truth.classes]))
-        seen.append(boxes.draw_detections(image, d.boxes, d.scores, d.classes, data.classes, least))
+        seen.append(boxes.draw_detections(image, d.boxes, d.scores, d.classes, data.classes,
+                                          detectors.LEAST_SCORES[kind]))
     boxes.save(boxes.grid([there, seen]), figures / f"{kind}.png")
 
 

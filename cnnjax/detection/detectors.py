@@ -19,6 +19,9 @@ from cnnjax.training import workdir as workdirs
 
 TITLES = {"rcnn": "R-CNN", "sppnet": "SPP-net", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
 
+LEAST_SCORES = {"rcnn": 0.0, "sppnet": 0.0, "fast_rcnn": 0.5, "faster_rcnn": 0.5}
+"""From which a detection is worth a look: the plane of an SVM, or a probability."""
+
 
 def check(kind: str) -> None:
     """Raises UserError for a kind that there is not."""

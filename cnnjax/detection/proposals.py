@@ -21,17 +21,20 @@ class Proposals(NamedTuple):
 
 
 def selective_search(image: np.ndarray, config: Any) -> np.ndarray:
-    """The boxes (P, 4) of an image (H, W, 3) uint8, in its pixels, best first by selective search's own order.
+    """The boxes (P, 4) of an image (H, W, 3) uint8, in its pixels; the same image gives the same boxes.
 
-    `config` is the `proposals` group: `mode` "fast" or "quality"; `width`, to which the image is brought before (R-CNN:
-    500); `smallest`, the least side there; `most`, how many are kept. The same image gives the same boxes.
-    Raises UserError for another mode.
+    The order is that of Uijlings et al., section 3.3: the regions of the hierarchy from the largest on, each place
+    multiplied by a random number, so that the largest do not all come first.
+
+    `config` is the `proposals` group: `mode` "fast" or "quality"; `side`, to which the longer side of the image is brought
+    before (R-CNN: 500); `smallest`, the least side there; `most`, how many are kept. Raises UserError for another mode.
     """
     if config.mode not in ("fast", "quality"):
         raise UserError(f"proposals.mode: found {config.mode!r}, expected 'fast' or 'quality'")
     height, width = image.shape[:2]
-    size = max(1, round(height * config.width / width)), config.width
-    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if config.width < width else cv2.INTER_LINEAR)
+    factor = config.side / max(height, width)
+    size = max(1, round(height * factor)), max(1, round(width * factor))
+    scaled = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
     if min(size) < 2:           # nothing to group
         return np.array([[0, 0, width, height]], np.float32)
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
@@ -40,11 +43,13 @@ def selective_search(image: np.ndarray, config: Any) -> np.ndarray:
         search.switchToSelectiveSearchFast()
     else:
         search.switchToSelectiveSearchQuality()
-    cv2.setRNGSeed(0)           # its order is random
     x, y, w, h = np.asarray(search.process(), np.float32).reshape(-1, 4).T
     boxes = np.stack([x, y, x + w, y + h], -1)[(w >= config.smallest) & (h >= config.smallest)]
-    _, first = np.unique(boxes, axis=0, return_index=True)
-    return rescale_boxes(boxes[np.sort(first)][: config.most], size, (height, width))
+    boxes = np.unique(boxes, axis=0)
+    # OpenCV orders by C's rand(); here too large regions come early and by chance, but the same at every call
+    rank = np.argsort(np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")) + 1
+    order = np.argsort(rank * np.random.default_rng(0).uniform(size=len(boxes)), kind="stable")
+    return rescale_boxes(boxes[order][: config.most], size, (height, width))
 
 
 class Cache:
@@ -52,7 +57,7 @@ class Cache:
 
     def __init__(self, folder: Path, config: Any) -> None:
         self.folder, self.config = folder, config
-        self.settings = f"{config.mode}-{config.width}-{config.smallest}-{config.most}"
+        self.settings = f"{config.mode}-{config.side}-{config.smallest}-{config.most}"
 
     def __call__(self, image: np.ndarray) -> Proposals:
         file = self.folder / f"{content_key(image)}-{self.settings}.npz"

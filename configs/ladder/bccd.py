@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.backbone.freeze_norm = False
     config.pretraining = shortened(200, 32, 0.02)
 
-    config.proposals.width = 320
+    config.proposals.side = 320
     config.proposals.smallest = 8
     config.proposals.most = 1000
 

@@ -81,7 +81,7 @@ def ladder() -> ConfigDict:
 
     config.proposals = ConfigDict()
     config.proposals.mode = "fast"          # or "quality"
-    config.proposals.width = 500            # images are brought to it
+    config.proposals.side = 500             # to which the longer side of an image is brought
     config.proposals.smallest = 20          # least side there
     config.proposals.most = 2000
 

@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     config.backbone.freeze_norm = False
     config.pretraining = shortened(500, 64, 0.02)
 
-    config.proposals.width = 128
+    config.proposals.side = 128
     config.proposals.smallest = 8
     config.proposals.most = 256
 

@@ -55,7 +55,8 @@ def test_anchor_labels_and_deltas_are_torchvision_s():
 def test_rpn_losses_are_torchvision_s():
     labels = GOLDEN["anchor_labels"]
     targets = AnchorTargets(jnp.array(labels == 1), jnp.array(labels >= 0), jnp.array(GOLDEN["anchor_deltas"]))
-    of_object, of_box = jax.jit(rpn.rpn_loss)(jnp.array(GOLDEN["objectness"]), jnp.array(GOLDEN["anchor_predicted"]), targets)
+    of_object, of_box = jax.jit(rpn.rpn_loss)(jnp.array(GOLDEN["objectness"]), jnp.array(GOLDEN["anchor_predicted"]),
+                                              targets)
     assert of_object == pytest.approx(float(GOLDEN["objectness_loss"]), rel=1e-5)
     assert of_box == pytest.approx(float(GOLDEN["rpn_box_loss"]), rel=1e-5)
 

@@ -1,0 +1,148 @@
+"""The four detectors from pixels to report, by the real code on tiny images."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import config as configs
+from cnnjax.data import detection as datasets
+from cnnjax.detection import backbones, common, detect, faster_rcnn
+from cnnjax.errors import UserError
+from configs.ladder import bccd, defaults, scatter, voc2007
+from experiments import ladder
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "detection" / "tiny_ladder.py"
+KINDS = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workdir of a tiny ladder."""
+    workdir = tmp_path_factory.mktemp("ladder")
+    ladder.run(configs.load(TINY), workdir)
+    return workdir
+
+
+@pytest.mark.parametrize("module", [bccd, scatter, voc2007])
+def test_every_config_has_the_fields_of_the_defaults(module):
+    config = module.get_config()
+    configs.check(config, defaults.ladder())
+    ladder.check(config)
+
+
+def test_a_mistaken_detector_is_named():
+    with pytest.raises(UserError, match="found 'yolo', expected one of rcnn, sppnet, fast_rcnn, faster_rcnn"):
+        ladder.run(configs.load(TINY, ["detectors=('yolo',)"]), Path("never"))
+
+
+def test_the_ladder_leaves_a_table_a_figure_and_a_report(finished):
+    for kind in KINDS:
+        result = json.loads((finished / "cells" / kind / "result.json").read_text())
+        assert 0 <= result["map"] <= 1
+        assert result["image_seconds"]["network"] > 0
+        assert (result["image_seconds"]["proposals"] > 0) == (kind != "faster_rcnn")
+        assert (result["disk_bytes"] > 0) == (kind != "faster_rcnn")
+        assert (finished / "figures" / f"{kind}.png").stat().st_size > 0
+    table = (finished / "table.md").read_text()
+    for title in ("R-CNN", "SPP-net", "Fast R-CNN", "Faster R-CNN", "selective search", "region proposal network"):
+        assert f"| {title} |" in table
+    assert "data:image/png" in (finished / "report.html").read_text()
+
+
+def test_a_finished_ladder_is_not_run_again(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("cells/**/*") if p.is_file()}
+    ladder.run(configs.load(TINY), finished)
+    assert before == {p: p.stat().st_mtime_ns for p in finished.glob("cells/**/*") if p.is_file()}
+
+
+def test_detections_of_files_are_drawn_and_listed(finished, tmp_path):
+    image = datasets.load(configs.load(TINY).data, 0).test.read(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, picture in {"a.png": image, "wide.png": np.tile(image, (1, 3, 1)), "one.png": image[:1, :1]}.items():
+        detect.boxes.save(picture, folder / name)
+    rows = detect.run(finished / "cells" / "faster_rcnn", [folder], tmp_path / "out", least_score=0.0)
+    assert [Path(r["file"]).name for r in rows] == ["a.png", "one.png", "wide.png"]
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == rows
+    assert (tmp_path / "out" / "wide.png").exists()
+    for row, (height, width) in zip(rows, [(64, 64), (1, 1), (64, 192)], strict=True):
+        for found in row["detections"]:
+            x1, y1, x2, y2 = found["box"]
+            assert 0 <= x1 <= x2 <= width + 0.01
+            assert 0 <= y1 <= y2 <= height + 0.01
+    with pytest.raises(UserError, match="no trained detector"):
+        detect.run(tmp_path, [folder], tmp_path / "out")
+    with pytest.raises(UserError, match="no such image or folder"):
+        detect.run(finished / "cells" / "faster_rcnn", [tmp_path / "b.png"], tmp_path / "out")
+
+
+def test_pictures_of_anchors_proposals_and_rois(finished):
+    config = configs.load(TINY)
+    image = np.zeros((64, 64, 3), np.uint8)
+    assert detect.anchors_picture(config, image).any()
+    with pytest.raises(UserError, match="the map has 32 rows and 32 columns"):
+        detect.anchors_picture(config, image, 32, 0)
+    assert detect.rois_picture(config, image, (10, 10, 30, 40)).any()
+    with pytest.raises(UserError, match="has no area"):
+        detect.rois_picture(config, image, (10, 10, 10, 40))
+    assert detect.proposals_picture(config, image, folder=finished / "cells" / "faster_rcnn").shape == (384, 384, 3)
+    with pytest.raises(UserError, match="holds a R-CNN"):
+        detect.proposals_picture(config, image, folder=finished / "cells" / "rcnn")
+
+
+def test_an_image_without_objects_trains_without_box_losses():
+    config = configs.load(TINY)
+    module = faster_rcnn.create(backbones.create(config.backbone, config.dtype), 10, config.faster_rcnn)
+    variables = faster_rcnn.initialise(module, 0)
+    batch = {"images": jnp.full((2, 64, 64, 3), 99, jnp.uint8), "sizes": jnp.full((2, 2), 64),
+             "boxes": jnp.zeros((2, 8, 4)), "classes": jnp.zeros((2, 8), jnp.int32),
+             "difficult": jnp.zeros((2, 8), bool), "valid": jnp.zeros((2, 8), bool)}
+
+    def value(params):
+        return faster_rcnn.loss(module, config.faster_rcnn, {**variables, "params": params}, batch, jax.random.key(0))
+    (total, (_, metrics)), gradients = jax.jit(jax.value_and_grad(value, has_aux=True))(variables["params"])
+    assert jnp.isfinite(total)
+    assert metrics["rpn_box_loss"] == metrics["box_loss"] == metrics["foreground"] == 0
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
+    assert not gradients["fast"]["boxes"]["kernel"].any()
+
+
+# 1 run on two loaded cores: about 8 minutes.
+@pytest.mark.slow
+def test_killed_runs_go_on_to_the_same_result(finished, tmp_path):
+    command = [sys.executable, "-c", "import sys; from pathlib import Path; from cnnjax import config; "
+               "from experiments import ladder; ladder.run(config.load(sys.argv[1]), Path(sys.argv[2]))",
+               str(TINY), str(tmp_path)]
+    for kind in KINDS:          # killed once in the training of each, then whenever it comes
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(
+            ROOT / ".pytest_cache" / "xla")})
+        while process.poll() is None and not list((tmp_path / "cells").glob(f"{kind}/**/checkpoints/*")):
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, cwd=ROOT, check=True)
+    for kind in KINDS:
+        there, here = (backbones.flat(common.load(w / "cells" / kind)[3]) for w in (finished, tmp_path))
+        for name, array in there.items():
+            np.testing.assert_array_equal(here[name], array, err_msg=f"{kind} {name}")
+
+
+# 1 run on two loaded cores: about 4 minutes.
+@pytest.mark.slow
+def test_alternating_training_holds_what_it_shares(tmp_path):
+    config = configs.load(TINY, ["faster_rcnn.method=alternating", "detectors=('faster_rcnn',)"])
+    ladder.run(config, tmp_path)
+    last = backbones.flat(common.load(tmp_path / "cells" / "faster_rcnn")[3]["params"])
+    assert len(list((tmp_path / "cells" / "faster_rcnn").glob("step*"))) == 4
+    begun = backbones.flat(common.load(tmp_path / "cells" / "backbone")[3]["params"])
+    assert (last["fast/trunk/net/conv1_1/kernel"] != begun["trunk/net/conv1_1/kernel"]).any()
