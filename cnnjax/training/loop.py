@@ -58,7 +58,8 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
     picks a device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from
     `stream(step)`, an iterator of this process's equal share of the batches of `config.batch_size` from that step on,
     of which `take` is given the device's share. `evaluate(state)` gives rows for metrics.jsonl every
-    `config.eval_every` steps and at the end. With `members` the run is that of a population: see `cnnjax.training.population`.
+    `config.eval_every` steps and at the end. With `members` the run is that of a population: see
+    `cnnjax.training.population`.
 
     The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss
     that is not finite, and UserError for a config that cannot be run.
