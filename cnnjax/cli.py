@@ -82,9 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    verb("depth", _depth, "plain against residual at several depths and seeds: curves, table, figure, report",
-         config="configs/depth/digits.py", workdir="runs/depth")
-    verb("train", _train, "train one network, or one detector", config="", workdir="")
+    sub = verb("depth", _depth, "plain against residual at several depths and seeds: curves, table, figure, report",
+               config="configs/depth/digits.py", workdir="runs/depth")
+    _processes(sub)
+    sub = verb("train", _train, "train one network, or one detector", config="", workdir="")
+    _processes(sub)
     sub = verb("eval", _eval, "a checkpoint on a split", config=None, workdir="")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
@@ -104,6 +106,25 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--count", type=int, default=8, metavar="N", help="of test images; default 8")
     sub.add_argument("--stage", metavar="NAME", help="where to look; default: the network's last map")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
+    sub.add_argument("--anchors", action="store_true", help="instead: a ladder's anchors at the middle of --image")
+    sub.add_argument("--proposals", action="store_true", help="instead: the first proposals on --image, by selective "
+                     "search, or by the Faster R-CNN kept in --workdir")
+    sub.add_argument("--roi", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
+                     help="instead: what RoI pooling reads of this region of --image")
+
+    sub = verb("detect", _detect, "boxes on images, drawn, by a detector that a ladder trained", config=None, workdir="")
+    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file, or a folder of them")
+    sub.add_argument("--out", type=Path, default=Path("detections"), metavar="DIR", help="default detections")
+    sub.add_argument("--least-score", type=float, metavar="S", help="boxes under it are left out; default 0.5")
+
+    sub = verb("sweep", _sweep, "a hyperparameter search: each trial a run, by as many workers as you start",
+               config="configs/sweep/digits.py", workdir="runs/sweep")
+    sub.add_argument("--workers", type=int, default=1, metavar="N", help="on this machine; default 1")
+    sub.add_argument("--storage", metavar="URL", help="of Optuna, when machines share the sweep; default: SQLite in "
+                     "the workdir")
+    sub.add_argument("--launcher", choices=("local", "slurm", "ray"), default="local", help="what starts the workers")
+    sub.add_argument("--against", type=Path, nargs="*", default=(), metavar="DIR", help="finished sweeps to compare "
+                     "with at equal cost")
 
     verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",
          config="configs/ladder/scatter.py", workdir="runs/ladder")
@@ -114,14 +135,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _processes(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("several processes, one command each, on a workdir that all see")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0; auto: as Slurm or the cloud says")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
 def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDict) -> ConfigDict:
-    path = Path(options.config)
-    if not path.is_file() and not path.is_absolute():       # a config of the package, from any folder
-        packaged = Path(__file__).parent.parent / path
-        path = packaged if packaged.is_file() else path
-    config = configs.load(path, overrides)
+    config = configs.load(_find(options.config), overrides)
     configs.check(config, reference)
     return config
+
+
+def _find(file: str) -> Path:
+    """A config file, or one of the package's own, from whatever folder the command is given in."""
+    path, packaged = Path(file), Path(__file__).parent.parent / file
+    return packaged if not path.is_file() and packaged.is_file() else path
 
 
 def start_jax() -> None:
@@ -147,6 +177,9 @@ def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
     from configs import defaults
+    if "detectors" in configs.load(_find(options.config), overrides):
+        _ladder(options, overrides)
+        return
     result = classification.train(_load(options, overrides, defaults.classification()), options.workdir)
     print(f"test error {100 * result['test_error']:.2f} %, {result['parameters']:,} parameters, "
           f"{result['images_per_second']:.0f} images/s; {options.workdir}")
@@ -166,9 +199,51 @@ def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
 def _look(options: argparse.Namespace, overrides: list[str]) -> None:
     from experiments import look
     _no_config("look", overrides)
+    if options.anchors or options.proposals or options.roi:
+        print(_look_detection(options))
+        return
     for path in look.run(options.workdir, count=options.count, stage=options.stage, step=options.step,
                          image=options.image):
         print(path)
+
+
+def _look_detection(options: argparse.Namespace) -> Path:
+    from cnnjax.data.detection import read_image
+    from cnnjax.detection import detect
+    from cnnjax.reporting import boxes
+    from cnnjax.training import workdir as workdirs
+    if options.image is None:
+        raise UserError("look --anchors, --proposals and --roi need --image FILE")
+    config, image = workdirs.read_config(options.workdir), read_image(options.image)
+    if options.anchors:
+        what, picture = "anchors", detect.anchors_picture(config, image)
+    elif options.proposals:
+        kept = options.workdir / "cells" / "faster_rcnn"
+        what, picture = "proposals", detect.proposals_picture(config, image, folder=kept if kept.exists() else None)
+    else:
+        what, picture = "roi", detect.rois_picture(config, image, options.roi)
+    path = options.workdir / "figures" / f"{what}.png"
+    path.parent.mkdir(exist_ok=True)
+    boxes.save(picture, path)
+    return path
+
+
+def _detect(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax.detection import detect
+    _no_config("detect", overrides)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = detect.run(options.workdir, options.images, options.out, options.least_score)
+    for row in rows:
+        print(f"{row['file']}: {len(row['detections'])} boxes")
+    print(f"drawn, and detections.json: {options.out}")
+
+
+def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
+    from configs import defaults
+    from experiments import sweep
+    config = _load(options, overrides, defaults.sweep())
+    sweep.run(config, sweep.load_space(_find(options.config)), options.workdir, workers=options.workers,
+              storage=options.storage, launcher=options.launcher, against=options.against)
 
 
 def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
