@@ -39,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides[-1] += "=" + argument
     try:
         start_jax()
+        if hasattr(options, "coordinator"):
+            from cnnjax.training import distributed
+            distributed.initialize(options.coordinator, options.processes, options.process)
         options.run(options, overrides)
         return 0
     except UserError as error:
@@ -112,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--roi", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
                      help="instead: what RoI pooling reads of this region of --image")
 
-    sub = verb("detect", _detect, "boxes on images, drawn, by a detector that a ladder trained", config=None, workdir="")
+    sub = verb("detect", _detect, "boxes on images, drawn, by a detector that a ladder trained", config=None,
+               workdir="")
     sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file, or a folder of them")
     sub.add_argument("--out", type=Path, default=Path("detections"), metavar="DIR", help="default detections")
     sub.add_argument("--least-score", type=float, metavar="S", help="boxes under it are left out; default 0.5")
