@@ -71,11 +71,11 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
         node[name] = _parse(field, text, node[name])
     else:
         with node.unlocked():
-            node[name] = _literal(text)
+            node[name] = literal(text)
 
 
 def _parse(field: str, text: str, default: Any) -> Any:
-    value = text if isinstance(default, str) else _literal(text)
+    value = text if isinstance(default, str) else literal(text)
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if isinstance(default, tuple):
@@ -89,7 +89,8 @@ def _parse(field: str, text: str, default: Any) -> Any:
     return value
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """`text` as the Python value that it reads as, else itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:

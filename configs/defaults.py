@@ -70,6 +70,7 @@ def sweep() -> ConfigDict:
     config.sweep.startup = 10               # trials at random before TPE models what it has seen
     config.sweep.pruner = "median"          # median, asha or none: at each evaluation
     config.sweep.study = ""                 # its name in the storage; empty: that of the workdir
+    config.sweep.launch = ""                # options of submitit or Ray: "slurm_partition=gpu gpus_per_node=1"
     return config
 
 

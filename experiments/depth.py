@@ -20,6 +20,7 @@ from cnnjax.data import augment
 from cnnjax.errors import UserError
 from cnnjax.reporting import curves, html, tables
 from cnnjax.reporting.statistics import binomial_half_width, mean_interval
+from cnnjax.training import population
 from cnnjax.training import workdir as workdirs
 
 PROBED_IMAGES = 128
@@ -46,14 +47,35 @@ def run(config: ConfigDict, workdir: Path) -> None:
     """Trains every cell that is not finished, then writes and prints the report."""
     check(config)
     with workdirs.claim(workdir, config):
-        for cell in cells(config):
-            folder = workdir / "cells" / cell.folder
-            if (folder / "result.json").exists():
-                continue
-            dataset = datasets.load(config.data, cell.seed)
-            classification.train(cell_config(config, cell), folder, dataset=dataset,
-                                 probe=_probe(dataset) if config.diagnostics else None)
+        left = [cell for cell in cells(config) if not (workdir / "cells" / cell.folder / "result.json").exists()]
+        at_once = population.together() and not config.data.validation      # each seed would hold other images out
+        groups = by_network(list(cells(config))) if at_once else [[cell] for cell in left]
+        for group in [group for group in groups if set(group) & set(left)]:
+            folders = [workdir / "cells" / cell.folder for cell in group]
+            dataset = datasets.load(config.data, group[0].seed)
+            probe = _probe(dataset) if config.diagnostics else None
+            if len(group) == 1:
+                classification.train(cell_config(config, group[0]), folders[0], dataset=dataset, probe=probe)
+            else:
+                classification.train_population(population_config(config, group),
+                                                workdir / "populations" / group[0].network, folders, dataset=dataset,
+                                                probe=probe)
         report(workdir)
+
+
+def by_network(several: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells of each network, which differ in their seeds: a population."""
+    return [[cell for cell in several if cell.network == network]
+            for network in dict.fromkeys(cell.network for cell in several)]
+
+
+def population_config(config: ConfigDict, group: Sequence[Cell]) -> ConfigDict:
+    """The config of the population of a network's cells: that of the first, with all their seeds."""
+    own = cell_config(config, group[0])
+    own.population = len(group)
+    with own.ignore_type():
+        own.members.seed = tuple(cell.seed for cell in group)
+    return own
 
 
 def check(config: ConfigDict) -> None:

@@ -71,8 +71,7 @@ def load_space(path: Path) -> Space:
 
 
 def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, storage: str | None = None,
-        launcher: Launcher = "local", launcher_options: Mapping[str, Any] | None = None,
-        against: Sequence[Path] = ()) -> None:
+        launcher: Launcher = "local", against: Sequence[Path] = ()) -> None:
     """Runs every trial that is not finished, then writes and prints the report.
 
     `storage` is a URL of Optuna's relational storage (sqlite, postgresql, mysql), by default a SQLite file in
@@ -92,9 +91,9 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
         while len(study.trials) < trials:       # whoever comes second adds some in vain: numbers from `trials` on rest
             study.enqueue_trial({})
     if launcher == "slurm":
-        launch_slurm(workdir, workers, storage, launcher_options or {})
+        launch_slurm(workdir, workers, storage, launcher_options(config))
     elif launcher == "ray":
-        launch_ray(workdir, workers, storage, launcher_options or {})
+        launch_ray(workdir, workers, storage, launcher_options(config))
     elif workers == 1:
         work(workdir, storage)
     else:
@@ -113,6 +112,7 @@ def check(config: ConfigDict, space: Space) -> None:
         if options[field] not in known:
             raise UserError(f"config field 'sweep.{field}': found {options[field]!r}, expected one of "
                             f"{', '.join(known)}")
+    launcher_options(config)
     if options.trials < 1:
         raise UserError(f"config field 'sweep.trials': found {options.trials}, expected at least 1")
     if not config.data.validation:
@@ -478,6 +478,17 @@ def launch_local(workdir: Path, workers: int, storage: str | None) -> None:
             lines = (logs / f"worker{i}.log").read_text().strip().splitlines()
             raise UserError(f"worker {i} ended with status {status} ({lines[-1] if lines else 'it said nothing'}) and "
                             f"{left} of {total} trials are left; run the same command again to go on")
+
+
+def launcher_options(config: ConfigDict) -> dict[str, Any]:
+    """`config.sweep.launch`, such as "slurm_partition=gpu gpus_per_node=1", as a dict."""
+    options = {}
+    for text in config.sweep.launch.split():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"config field 'sweep.launch': found {text!r}, expected NAME=VALUE ...")
+        options[name] = configs.literal(value)
+    return options
 
 
 def worker_environment(index: int, workers: int, gpus: int) -> dict[str, str]:

@@ -20,7 +20,8 @@ from cnnjax.training import distributed
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
-FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints", "sweep.trials")
+FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints", "sweep.trials",
+               "sweep.launch")
 """Fields that may change when a run goes on: the same images may lie elsewhere, a sweep may be lengthened, and the rest
 does not touch the result."""
 
