@@ -1,0 +1,122 @@
+"""Several processes: the losses of one, one writer, and what becomes of the others when one is stopped or killed."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cnnjax.errors import UserError
+from cnnjax.training import distributed
+from cnnjax.training import workdir as workdirs
+from tests.conftest import ROOT
+
+# Batch norm over all devices, so that the number of devices changes nothing but the order of sums.
+SETTINGS = ("sync_batch_norm=True", "log_every=1", "optimizer.learning_rate=0.01", "schedule.boundaries=(30,40)",
+            "eval_every=25", "checkpoint_every=10")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """A function that starts the processes of a run with so many virtual devices each."""
+    cache = tmp_path_factory.mktemp("cache")
+    started = []
+
+    def start_all(workdir, *overrides, processes=2, devices=2):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        environment = {**os.environ, "CNNJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu",
+                       "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        run = [subprocess.Popen([sys.executable, "-m", "tests.training.run_process", f"localhost:{port}",
+                                 str(processes), str(i), str(workdir), *SETTINGS, *overrides], cwd=ROOT,
+                                env=environment, stderr=subprocess.PIPE, text=True) for i in range(processes)]
+        started.extend(run)
+        return run
+    yield start_all
+    for process in started:
+        process.kill()
+
+
+def finish(processes, timeout=300):
+    """Waits for all; gives their exit statuses and what they said."""
+    errors = [process.communicate(timeout=timeout)[1] for process in processes]
+    return [process.returncode for process in processes], errors
+
+
+def losses(workdir, split="train"):
+    return [r["loss"] for r in workdirs.read_rows(workdir / workdirs.METRICS) if r["split"] == split]
+
+
+def wait_for_rows(workdir, rows, processes):
+    while len(losses(workdir)) < rows and all(p.poll() is None for p in processes):
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, start):
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    statuses, errors = finish(start(workdir, "steps=50", processes=1, devices=1))
+    assert statuses == [0], errors
+    return workdir
+
+
+# Two and four devices were last run together on 2026-11-24.
+@pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_two_processes_have_the_losses_of_one(tmp_path, start, alone, devices):
+    statuses, errors = finish(start(tmp_path / "run", "steps=50", devices=devices))
+    assert statuses == [0, 0], errors
+    for split, count in (("train", 50), ("test", 2)):
+        one, two = losses(alone, split), losses(tmp_path / "run", split)
+        assert len(one) == len(two) == count        # one row a step: one process writes
+        np.testing.assert_allclose(two, one, atol=1e-4)
+    assert [r["examples"] for r in workdirs.read_rows(tmp_path / "run" / workdirs.METRICS) if r["split"] == "test"] == [
+        359, 359]
+
+
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_the_other_and_both_go_on(tmp_path, start, victim):
+    workdir = tmp_path / "run"
+    steps = "steps=2000"
+    processes = start(workdir, steps)
+    wait_for_rows(workdir, 25, processes)
+    processes[victim].kill()
+    killed = time.monotonic()
+    _, error = processes[1 - victim].communicate(timeout=90)
+    assert time.monotonic() - killed < 60
+    assert processes[victim].wait() == -signal.SIGKILL
+    assert processes[1 - victim].returncode not in (0, None)
+    # Process 0 also serves the others' heartbeats: without it JAX itself may be quicker to say that a task died.
+    assert "another process of this run is gone" in error or (victim == 0 and "another task died" in error)
+
+    processes = start(workdir, steps, devices=1)            # they go on, with other devices
+    wait_for_rows(workdir, 45, processes)
+    processes[1].send_signal(signal.SIGTERM)                # one is asked to stop: both save and stop at the same step
+    statuses, errors = finish(processes, 90)
+    assert statuses == [143, 143], errors
+    saved = [error.strip().splitlines()[-1] for error in errors]
+    assert saved[0] == saved[1]
+    assert "stopped by SIGTERM and saved at step" in saved[0]
+    rows = [r["step"] for r in workdirs.read_rows(workdir / workdirs.METRICS) if r["split"] == "train"]
+    assert rows == list(range(1, len(rows) + 1))
+    assert len(rows) >= 45
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((None, 2, 0), "need --coordinator HOST:PORT"),
+    (("localhost", 2, 0), "expected HOST:PORT"),
+    (("localhost:80", None, 0), "needs --processes N and --process I"),
+    (("localhost:80", 2, 2), "--process 2: expected a number from 0 to 1"),
+])
+def test_mistaken_numbers_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        distributed.initialize(*arguments)
+
+
+def test_one_process_is_left_alone():
+    distributed.initialize(None)
+    assert distributed.is_writer()
