@@ -233,6 +233,17 @@ def open_study(workdir: Path, config: ConfigDict, url: str | None) -> optuna.Stu
                                load_if_exists=True)
 
 
+def study_space(study: optuna.Study) -> Space:
+    """The space that the sweep was begun with."""
+    return {field: json_to_distribution(text) for field, text in study.user_attrs["space"].items()}
+
+
+def sweep_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of the sweep as they stand, in order."""
+    total = count(ConfigDict(study.user_attrs["config"]), study_space(study))
+    return study.get_trials(deepcopy=False)[:total]
+
+
 def study_name(workdir: Path, config: ConfigDict) -> str:
     """`config.sweep.study`, or the name of the workdir."""
     return config.sweep.study or workdir.absolute().name
@@ -290,7 +301,7 @@ def work(workdir: Path, url: str | None = None) -> None:
     config = workdirs.read_config(workdir)
     storage = open_storage(workdir, url)
     study = optuna.load_study(storage=storage, study_name=study_name(workdir, config))
-    space = {field: json_to_distribution(text) for field, text in study.user_attrs["space"].items()}
+    space = study_space(study)
     total = count(config, space)
     same_images = not any(field.startswith("data.") or field == "seed" for field in space)
     dataset = classification.load_data(config) if same_images else None
@@ -469,15 +480,13 @@ def launch_local(workdir: Path, workers: int, storage: str | None) -> None:
         raise loop.Interrupted(caught[0], f"by its workers in {workdir}")
     bad = {i: status for i, status in enumerate(statuses) if status}
     if bad:
-        config = workdirs.read_config(workdir)
-        study = open_study(workdir, config, storage)
-        total = len(study.get_trials(deepcopy=False))
-        left = sum(not t.state.is_finished() for t in study.get_trials(deepcopy=False))
+        trials = sweep_trials(open_study(workdir, workdirs.read_config(workdir), storage))
+        left = sum(not t.state.is_finished() for t in trials)
         i, status = next(iter(bad.items()))
         if left:
             lines = (logs / f"worker{i}.log").read_text().strip().splitlines()
             raise UserError(f"worker {i} ended with status {status} ({lines[-1] if lines else 'it said nothing'}) and "
-                            f"{left} of {total} trials are left; run the same command again to go on")
+                            f"{left} of {len(trials)} trials are left; run the same command again to go on")
 
 
 def launcher_options(config: ConfigDict) -> dict[str, Any]:
@@ -560,8 +569,7 @@ def save_trials(workdir: Path, storage: str | None) -> None:
     """Writes `trials.json`: all that the report shows, read from the storage."""
     config = workdirs.read_config(workdir)
     study = open_study(workdir, config, storage)
-    space = {field: json_to_distribution(text) for field, text in study.user_attrs["space"].items()}
-    trials = study.get_trials(deepcopy=False)[:count(config, space)]
+    trials = sweep_trials(study)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     importance = {}
     if len({t.value for t in complete}) > 1:
