@@ -115,7 +115,7 @@ def test_a_diverged_member_does_not_take_the_others_with_it():
 
 
 # Done when: 4 seeds over 50 steps within 1e-4
-FOUR = ("population=4", "steps=50", "log_every=1", "eval_every=25", "checkpoint_every=25",
+FOUR = ("model.blocks=(1,)", "population=4", "steps=50", "log_every=1", "eval_every=25", "checkpoint_every=25",
         "optimizer.learning_rate=0.01", "schedule.boundaries=(30,40)")
 
 
