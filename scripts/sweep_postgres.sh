@@ -2,20 +2,21 @@
 # Tries a sweep on PostgreSQL for real: starts a server of its own in a temporary folder, and two commands on its
 # storage at once, each with a workdir of its own as two machines have; checks that each trial ran once; takes all down.
 # Needs Debian's package postgresql and the extra: pip install 'cnnjax[postgresql]'.
-# Arguments go to the sweep: bash scripts/sweep_postgres.sh --config.sweep.trials=6
+# Arguments go to the sweep; KEEP names a folder to keep its files in:
+# KEEP=runs bash scripts/sweep_postgres.sh --config.sweep.trials=6
 set -euo pipefail
 . "$(dirname "$0")/setup.sh" postgresql
 
 bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)
 [ -n "$bin" ] || { echo "PostgreSQL's programs were not found: apt-get install postgresql" >&2; exit 2; }
-folder=$(mktemp -d)
+folder=$(mktemp -d ${KEEP:+-p "$KEEP"})
 as=()
 if [ "$(id -u)" = 0 ]; then             # the server refuses to run as root
     chown postgres "$folder"
     as=(runuser -u postgres --)
 fi
 server() { "${as[@]}" "$bin/pg_ctl" -D "$folder/data" "$@" > /dev/null; }
-trap 'server stop -m fast || true; rm -rf "$folder"' EXIT
+trap 'server stop -m fast || true; [ -n "${KEEP:-}" ] || rm -rf "$folder"' EXIT
 
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 "${as[@]}" "$bin/initdb" -D "$folder/data" -U cnnjax --auth=trust > /dev/null
