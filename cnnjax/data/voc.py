@@ -13,6 +13,7 @@ from cnnjax.config import nearest
 from cnnjax.data.detection import DetectionSet, Entry, Faults, Objects, assemble, usable_box
 from cnnjax.errors import UserError
 
+TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}     # TFDS' names of VOC's splits
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")
 
 
@@ -107,7 +108,7 @@ def read_tfds(path: str, train_split: str, test_split: str,
     names = tuple(builder.info.features["objects"]["label"].names)
 
     def split(which: str) -> DetectionSet:
-        source: Any = builder.as_data_source("+".join(which.replace("val", "validation").split("+")))
+        source: Any = builder.as_data_source("+".join(TFDS_SPLITS.get(part, part) for part in which.split("+")))
         kept, sizes, objects, titles = [], [], [], []
         for i, example in enumerate(source):
             title, (height, width) = example["image/filename"].decode(), example["image"].shape[:2]

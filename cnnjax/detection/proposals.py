@@ -26,8 +26,9 @@ def selective_search(image: np.ndarray, config: Any) -> np.ndarray:
     The order is that of Uijlings et al., section 3.3: the regions of the hierarchy from the largest on, each place
     multiplied by a random number, so that the largest do not all come first.
 
-    `config` is the `proposals` group: `mode` "fast" or "quality"; `side`, to which the longer side of the image is brought
-    before (R-CNN: 500); `smallest`, the least side there; `most`, how many are kept. Raises UserError for another mode.
+    `config` is the `proposals` group: `mode` "fast" or "quality"; `side`, to which the longer side of the image is
+    brought before (R-CNN: 500); `smallest`, the least side there; `most`, how many are kept. Raises UserError for
+    another mode.
     """
     if config.mode not in ("fast", "quality"):
         raise UserError(f"proposals.mode: found {config.mode!r}, expected 'fast' or 'quality'")

@@ -253,3 +253,13 @@ def test_settings_out_of_range_are_refused(voc):
         Batches(coloured([(8, 8)]), ((8, 8),), 1, 0, jitter=1.5)
     with pytest.raises(UserError, match=r"data\.on_error: found 'ignore'"):
         voc.load("ignore")
+
+
+def test_tfds_that_is_not_prepared_says_how(tmp_path):
+    config = ConfigDict({"source": "tfds", "path": str(tmp_path), "train_split": "trainval", "test_split": "test",
+                         "classes": (), "on_error": "stop"})
+    with pytest.raises(UserError, match="VOC 2007 is not prepared there; run `tfds build voc/2007"):
+        detection.load(config, 0)
+    config.source = "flickr"
+    with pytest.raises(UserError, match=r"data\.source: found 'flickr'"):
+        detection.load(config, 0)
