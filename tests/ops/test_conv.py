@@ -1,5 +1,8 @@
 """The accelerated convolution against XLA's own: values, gradients, fallbacks, and what other platforms get."""
 
+import subprocess
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnjax import launch
 from cnnjax.models.layers import conv
+from cnnjax.models.resnet import ResNet
 from cnnjax.ops.conv import conv_general_dilated
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
@@ -125,6 +130,35 @@ def test_groups_and_dilation_and_one_dimension_are_those_of_flax():
     x = draw(2, 6, 4)
     variables = line.init(jax.random.key(0), x)
     assert_close(line.apply(variables, x), nn.Conv(4, (3,)).apply(variables, x), 0)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_residual_network_steps_as_with_plain_convolutions(monkeypatch, devices):
+    """Loss, gradients and batch statistics of a whole network with synchronised batch norm, on one device and two."""
+    if jax.local_device_count() < devices:                          # this very test in a process that has them
+        test = f"{__file__}::{test_a_residual_network_steps_as_with_plain_convolutions.__name__}[{devices}]"
+        run = subprocess.run([sys.executable, "-m", "pytest", test], env=launch.environment(devices), text=True,
+                             capture_output=True)
+        assert "1 passed" in run.stdout, run.stdout
+        return
+    module = ResNet(10, (1, 1, 1), 8, bn_axis_name="data")
+    x, labels = draw(devices, 8, 16, 16, 3), jnp.arange(devices * 8).reshape(devices, 8) % 10
+    variables = module.init(jax.random.key(0), x[0])
+
+    def step(params, stats, x, labels):
+        def loss_fn(params):
+            logits, new = module.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+            return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean(), new
+        return jax.lax.pmean(jax.value_and_grad(loss_fn, has_aux=True)(params), "data")
+
+    def run():
+        pmapped = jax.pmap(lambda *args: step(*args), axis_name="data", in_axes=(None, None, 0, 0),
+                           devices=jax.local_devices()[:devices])
+        return pmapped(variables["params"], variables["batch_stats"], x, labels)
+
+    fast = run()
+    monkeypatch.setattr("cnnjax.models.layers.conv_general_dilated", None)             # Flax then takes XLA's
+    assert_close(fast, run(), 1e-5)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

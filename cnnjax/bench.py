@@ -1,0 +1,214 @@
+"""Speed of networks on this machine: ours, a plain Flax step, and PyTorch's channels-last step where it is installed.
+
+Every contender is a process of its own, with the environment it needs, that compiles, warms up, and then takes one
+measured step whenever it is told to. The contenders step in turn, so that what else the machine does hits all alike;
+the medians and their ratios are what counts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import IO, Any
+
+from cnnjax import launch
+from cnnjax.errors import UserError
+
+HEADER = ("network", "what", "ms a step", "images/s", "ratio", "of matmul rate")
+
+_JAX: dict[str, Any] = {"conv": "ours", "devices": 1, "steps": 1, "dtype": "float32", "pages": False}
+_FAST: dict[str, Any] = {"devices": 0, "steps": 4, "pages": True}           # devices: one a core
+
+LEVERS: dict[str, dict[str, Any]] = {
+    "plain Flax": {"conv": "xla"},
+    "our convolution gradients": {},
+    "+ huge pages": {"pages": True},
+    "+ one device a core": {"pages": True, "devices": 0},
+    "+ 4 steps in a scan": _FAST,
+    "+ bfloat16": _FAST | {"dtype": "bfloat16"},
+}
+"""Each line has the levers above it too."""
+
+
+def run(kind: str, networks: Sequence[str] = ("resnet20", "resnet56"), batch: int = 128, rounds: int = 9,
+        torch_python: str = sys.executable) -> list[dict[str, Any]]:
+    """Rows of the bench.
+
+    `kind` is "train" or "inference", contenders: plain Flax, ours, PyTorch; or "levers", the training step with one
+    lever more a row. `ratio` is the plain step's time over the row's, medians of `rounds` steps. `torch_python` is an
+    interpreter with torch. `matmul` is the network's arithmetic, a training step counted as three forward passes, over
+    time, as a share of the rate of a 2048x2048 float32 matrix product on all cores.
+
+    Raises UserError for an unknown kind or network.
+    """
+    from cnnjax import models
+    if kind not in ("train", "inference", "levers"):
+        raise UserError(f"bench: unknown kind {kind!r}; known are train, inference, levers")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    rate = _matmul_rate()
+    rows = []
+    for network in networks:
+        image = models.image_shape(network)
+        spec: dict[str, Any] = {"network": network, "batch": batch, "train": kind != "inference", "image": image,
+                                "classes": 10 if image[0] == 32 else 1000}
+        if kind == "levers":
+            contenders = LEVERS
+        elif kind == "train":
+            contenders = {"plain Flax": LEVERS["plain Flax"], "cnnjax": _FAST}
+        else:
+            contenders = {"plain Flax": LEVERS["plain Flax"], "cnnjax": {"devices": 0, "pages": True}}
+        workers = {}
+        for name, fields in contenders.items():
+            full: dict[str, Any] = spec | _JAX | fields
+            devices = full["devices"] or cores
+            base = dict(os.environ) | {"JAX_PLATFORMS": "cpu"}
+            workers[name] = _Worker([sys.executable, "-m", "cnnjax.bench"], full | {"devices": devices},
+                                    launch.environment(devices, base) if full["pages"] else base)
+        workers["PyTorch"] = _Worker([torch_python, "-P", str(Path(__file__).with_name("bench_torch.py"))],
+                                     spec | {"threads": cores}, dict(os.environ))
+        seconds = measure({name: worker for name, worker in workers.items() if worker.ready()}, rounds)
+        flops = next(worker.flops for worker in workers.values() if worker.flops)
+        plain = median(seconds["plain Flax"])
+        for name, times in seconds.items():
+            t = median(times)
+            rows.append({"network": network, "what": name, "batch": batch, "seconds": t, "fastest": min(times),
+                         "slowest": max(times), "images_per_second": batch / t, "ratio": plain / t,
+                         "matmul": flops / t / rate})
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The rows as text under `HEADER`."""
+    return [[r["network"], r["what"], f"{1e3 * r['seconds']:.0f}", f"{r['images_per_second']:.0f}", f"{r['ratio']:.2f}",
+             f"{100 * r['matmul']:.0f} %"] for r in rows]
+
+
+def measure(workers: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+    """Seconds of `rounds` steps of every worker, in turn; then the workers are closed."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker.step())
+    for worker in workers.values():
+        worker.close()
+    return seconds
+
+
+class _Worker:
+    """A contender's process, spoken to by lines: it says "ready" and its arithmetic, then seconds for every line."""
+
+    def __init__(self, command: list[str], spec: dict[str, Any], environment: dict[str, str]) -> None:
+        self.flops = 0.0
+        self._process = subprocess.Popen([*command, json.dumps(spec)], env=environment, text=True,
+                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def ready(self) -> bool:
+        """Whether the process can take part: PyTorch may be missing or not know the network. Ours must."""
+        words = self._pipe("stdout").readline().split()
+        if words[:1] != ["ready"]:
+            error = self._process.communicate()[1].strip().splitlines()
+            if "bench_torch.py" not in str(self._process.args):
+                raise UserError(f"bench: a measured process ended: {error[-1] if error else 'no message'}")
+            return False
+        self.flops = float(words[1]) if len(words) > 1 else 0.0
+        return True
+
+    def step(self) -> float:
+        self._pipe("stdin").write("step\n")
+        self._pipe("stdin").flush()
+        return float(self._pipe("stdout").readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _pipe(self, name: str) -> IO[str]:
+        return getattr(self._process, name)
+
+
+def _matmul_rate() -> float:
+    """Floating point operations a second of a 2048x2048 float32 product on all cores; the best of 5."""
+    import jax
+    a = jax.device_put(jax.random.normal(jax.random.key(0), (2048, 2048)), jax.devices("cpu")[0])
+    product = jax.jit(lambda a: a @ a)
+    product(a).block_until_ready()
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        product(a).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return 2 * 2048 ** 3 / min(times)
+
+
+def make_step(spec: dict[str, Any]) -> tuple[Callable[..., Any], Any, tuple[Any, Any], float]:
+    """`(step, state, batch, flops)`: `step(state, *batch) -> (state, loss)` is a pmap, `spec["steps"]` steps in a scan.
+
+    `flops` is the arithmetic of one step by XLA's count of the forward pass, thrice in training.
+    """
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from cnnjax import models
+    from cnnjax.models import layers
+    if spec["conv"] == "xla":
+        layers.conv_general_dilated = None      # type: ignore[assignment]  # Flax then takes XLA's, in this process
+    count = spec["devices"]
+    fields = {"dtype": jnp.dtype(spec["dtype"])} if spec["dtype"] != "float32" else {}
+    module = models.create(spec["network"], num_classes=spec["classes"], **fields)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (count, spec["batch"] // count, *spec["image"]))
+    labels = jax.random.randint(keys[1], x.shape[:2], 0, spec["classes"])
+    variables = jax.jit(lambda x: module.init({"params": keys[2], "dropout": keys[2]}, x))(x[0, :1])
+    forward = jax.jit(lambda v, x: module.apply(v, x)).lower(variables, x.reshape(-1, *spec["image"]))
+    flops = float((forward.cost_analysis() or {})["flops"])
+    if not spec["train"]:
+        apply = jax.pmap(lambda v, x, _: (v, module.apply(v, x)), in_axes=(None, 0, 0), out_axes=(None, 0))
+        return apply, variables, (x, labels), flops
+
+    tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(1e-3, 0.9))
+
+    def loss_fn(params: Any, stats: Any, x: Any, labels: Any) -> Any:
+        logits, new = module.apply({"params": params, **stats}, x, train=True, mutable=list(stats),
+                                   rngs={"dropout": keys[2]})
+        heads = logits if isinstance(logits, tuple) else (logits,)          # GoogLeNet's auxiliary ones count by 0.3
+        losses = [optax.softmax_cross_entropy_with_integer_labels(h, labels).mean() for h in heads]
+        return losses[0] + 0.3 * sum(losses[1:]), new
+
+    def one(state: Any, x: Any, labels: Any) -> Any:
+        params, stats, moments = state
+        (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, x, labels)
+        grads = jax.lax.pmean(grads, "data")
+        updates, moments = tx.update(grads, moments, params)
+        return (optax.apply_updates(params, updates), stats, moments), loss
+
+    def several(state: Any, x: Any, labels: Any) -> Any:
+        if spec["steps"] == 1:
+            return one(state, x, labels)
+        return jax.lax.scan(lambda state, _: one(state, x, labels), state, length=spec["steps"])
+
+    params = variables.pop("params")
+    state = jax.tree.map(lambda a: jnp.stack([a] * count), (params, variables, tx.init(params)))
+    return jax.pmap(several, axis_name="data", donate_argnums=0), state, (x, labels), 3 * flops
+
+
+def _work(spec: dict[str, Any]) -> None:
+    """A contender's process: see `_Worker`. A scan's seconds are divided by its steps."""
+    import jax
+    step, state, batch, flops = make_step(spec)
+    for _ in range(2):                  # the second compiles again: its state lies where the first left it
+        state, loss = step(state, *batch)
+        jax.block_until_ready((state, loss))
+    print("ready", flops, flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        state, loss = step(state, *batch)
+        jax.block_until_ready((state, loss))
+        print((time.perf_counter() - began) / (spec["steps"] if spec["train"] else 1), flush=True)
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))

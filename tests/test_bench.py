@@ -1,0 +1,64 @@
+"""The bench: contenders in turn, rows and ratios of a real measurement, and the environment of a fast process."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cnnjax import bench, launch
+from cnnjax.errors import UserError
+
+
+def test_contenders_step_in_turn_and_are_closed():
+    log = []
+
+    class Fake:
+        def __init__(self, name):
+            self.name = name
+
+        def step(self):
+            log.append(self.name)
+            return float(len(log))
+
+        def close(self):
+            log.append(f"{self.name} closed")
+
+    assert bench.measure({"a": Fake("a"), "b": Fake("b")}, 2) == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+    assert log == ["a", "b", "a", "b", "a closed", "b closed"]
+
+
+def test_a_bench_measures_plain_and_fast_steps():
+    rows = bench.run("train", ["lenet5"], batch=8, rounds=2)
+    assert [row["what"] for row in rows][:2] == ["plain Flax", "cnnjax"]        # PyTorch knows no LeNet-5
+    assert len(rows) == 2
+    for row in rows:
+        assert row["ratio"] == pytest.approx(rows[0]["seconds"] / row["seconds"])
+        assert row["images_per_second"] == pytest.approx(8 / row["seconds"])
+        assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
+        assert 0 < row["matmul"] < 1
+    assert [len(line) for line in bench.table(rows)] == [len(bench.HEADER)] * 2
+
+
+def test_what_cannot_be_measured_is_said():
+    with pytest.raises(UserError, match="unknown kind 'speed'; known are train"):
+        bench.run("speed")
+    with pytest.raises(UserError, match="did you mean 'googlenet'"):
+        bench.run("train", ["goglenet"])
+
+
+def test_environment_adds_what_is_missing_and_keeps_what_is_set():
+    result = launch.environment(3, {"A": "b"})
+    assert result["A"] == "b"
+    assert result["XLA_FLAGS"] == "--xla_force_host_platform_device_count=3"
+    mine = {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "GLIBC_TUNABLES": "glibc.malloc.check=1"}
+    result = launch.environment(3, mine)
+    assert result["XLA_FLAGS"] == mine["XLA_FLAGS"]
+    assert result["GLIBC_TUNABLES"].split(":")[0] == "glibc.malloc.check=1"
+    assert launch.environment(3, result) == result
+
+
+def test_environment_gives_a_process_its_devices():
+    code = "import jax; print(jax.local_device_count())"
+    out = subprocess.run([sys.executable, "-c", code], env=launch.environment(3, {"JAX_PLATFORMS": "cpu"}),
+                         capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "3"
