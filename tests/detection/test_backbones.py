@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.detection import backbones
+from cnnjax import models
+from cnnjax.detection import backbones, rcnn
 from cnnjax.errors import UserError
 from configs.ladder import defaults
 
@@ -95,3 +96,19 @@ def test_truncated_svd_is_exact_at_full_rank_and_the_best_below():
     values = np.linalg.svd(params["fc6"]["kernel"], compute_uv=False)
     assert np.linalg.norm(error) == pytest.approx(np.linalg.norm(values[3:]), rel=1e-4)
     assert "fc7_u" not in low
+
+
+@pytest.mark.parametrize(("fields", "moved"), [
+    ({}, "head/fc7/kernel"),
+    ({"name": "resnet50", "stage": "stage3", "head": "stage", "pool": 14}, "head/stage4_block3/conv3/kernel"),
+])
+def test_a_classifier_s_layers_fit_the_detector_of_its_name(fields, moved):
+    config = defaults.ladder().backbone
+    config.update(fields)
+    module = rcnn.create(backbones.create(config), 20)
+    key = jax.random.key(0)
+    detector = jax.eval_shape(lambda: module.init(key, jnp.zeros((1, 224, 224, 3), jnp.uint8)))
+    source = jax.eval_shape(lambda: models.create(config.name, num_classes=1000).init(key, jnp.zeros((1, 224, 224, 3))))
+    out = backbones.transplant(detector, source, {"trunk/net": "", "head": ""})
+    assert moved in backbones.flat(out["params"])
+    assert jax.tree.structure(out) == jax.tree.structure(dict(detector))
