@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cnnjax import classification
-from cnnjax import data as datasets
 from cnnjax.data import augment
 from cnnjax.errors import UserError
 from cnnjax.reporting import look
@@ -19,16 +18,20 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
 
     Shows the first `count` test images, or the file `image`, resized to what the network was trained on. `stage` is
     where to look; by default the network's last map. Gives the pictures' paths. Raises UserError for a folder that is
-    no run, an unreadable image, an unknown stage or step, a count under 1.
+    no run, an unreadable image, an unknown stage or step, a count under 1, no image for a
+    run on streamed ones.
     """
     if count < 1:
         raise UserError(f"--count {count}: expected 1 or more")
     config = workdirs.read_config(workdir)
-    dataset = datasets.load(config.data, config.seed)
+    if config.data.streamed and image is None:
+        raise UserError(f"{workdir} was trained on streamed images, which are not kept: give one by --image FILE")
+    dataset = classification.load_data(config)
     module, state, _ = classification.restore(workdir, config, dataset, step)
-    images = np.asarray(dataset.test.images[:count])
     if image is not None:
-        images = read_image(image, images.shape[1:])[None]
+        images = read_image(image, dataset.image_shape)[None]
+    else:
+        images = np.asarray(dataset.test.images[:count])
     params = state.params if state.ema is None else state.ema
     inputs = np.asarray(augment.normalise(images, dataset.mean, dataset.std))
     return look.run_look(module, {"params": params, **state.model_state}, workdir / "figures", images=images,
