@@ -19,7 +19,8 @@ from jax import lax
 from cnnjax.errors import UserError
 
 HEARTBEAT = 30
-"""Seconds after which a silent process counts as dead. One whose connections close is noticed at once."""
+"""Seconds after which a silent process counts as dead, and JAX aborts the others, if no broken connection told
+`guard` before."""
 
 LOST = 75
 """Exit status of a process that lost another one: EX_TEMPFAIL of sysexits.h, try again later."""

@@ -91,8 +91,8 @@ def test_a_killed_process_ends_the_other_and_both_go_on(tmp_path, start, victim)
     assert time.monotonic() - killed < 60
     assert processes[victim].wait() == -signal.SIGKILL
     assert processes[1 - victim].returncode not in (0, None)
-    # Process 0 also serves the others' heartbeats: without it JAX itself may be quicker to say that a task died.
-    assert "another process of this run is gone" in error or (victim == 0 and "another task died" in error)
+    # Ours where the broken connection is noticed first, JAX's where the missing heartbeat is.
+    assert "another process of this run is gone" in error or "another task died" in error
 
     processes = start(workdir, steps, devices=1)            # they go on, with other devices
     wait_for_rows(workdir, 45, processes)
