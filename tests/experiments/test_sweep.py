@@ -1,5 +1,6 @@
 """Sweeps: what a space may hold, who gets which trial, and that a killed sweep neither loses nor doubles one."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -170,6 +171,8 @@ def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path):
 
     before = (workdir / "trials.json").read_bytes()
     sweep.run(config, space, workdir, against=[workdir])     # nothing is left to train
+    if importlib.util.find_spec("submitit"):
+        sweep.launch_slurm(workdir, 2, None, {"cluster": "debug"})
     assert (workdir / "trials.json").read_bytes() == before
     with pytest.raises(UserError, match=r"another config \(optimizer.momentum"):
         sweep.run(tiny_sweep("sweep.sampler=grid", "steps=40", "log_every=1", "optimizer.momentum=0.5"), space, workdir)
