@@ -19,6 +19,11 @@ from cnnjax.training import workdir as workdirs
 HEADER = ("what", "images/s", "ratio")
 
 
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The rows as text under `HEADER`."""
+    return [[r["what"], f"{r['images_per_second']:.1f}", f"{r['ratio']:.3f}"] for r in rows]
+
+
 def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
     """Rates of the bare step and of the whole loop, measured in turn `repeats` times; the medians and their ratio.
 

@@ -2,14 +2,17 @@
 
 import argparse
 import errno
+import importlib.util
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import __version__
+from cnnjax import __version__, launch
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unrecognised argument {argument!r}")
         else:
             overrides[-1] += "=" + argument
+    if arguments is None:
+        _relaunch(options)
     try:
         start_jax()
         if hasattr(options, "coordinator"):
@@ -135,7 +140,16 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("bench", _bench, "speed of this machine, against PyTorch where it is installed",
                config="configs/train/digits.py", workdir=None)
-    sub.add_argument("what", choices=("loop",), help="loop: the training loop beside its bare step")
+    sub.add_argument("what", choices=("train", "inference", "levers", "ops", "loop"), help="train, inference: "
+                     "networks, in turn with plain Flax and PyTorch; levers: what each trick brings the training step; ops: "
+                     "detection operations, in turn with torchvision; loop: the training loop beside its bare step")
+    sub.add_argument("networks", nargs="*", default=("resnet20", "resnet56"), metavar="NAME",
+                     help="of train, inference and levers; default resnet20 resnet56")
+    sub.add_argument("--batch", type=int, default=128, metavar="N", help="images; default 128")
+    sub.add_argument("--rounds", type=int, default=9, metavar="N", help="measured steps of each; default 9")
+    sub.add_argument("--torch-python", default=sys.executable, metavar="FILE",
+                     help="an interpreter that has PyTorch; default: this one")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="also writes the figures there")
     return parser
 
 
@@ -144,6 +158,8 @@ def _processes(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0; auto: as Slurm or the cloud says")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    sub.add_argument("--devices", type=int, metavar="N", help="that a CPU is shared out to, a core each; default 2, as "
+                     "the paper's two GPUs: batch norm sees half of a batch on each")
 
 
 def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDict) -> ConfigDict:
@@ -156,6 +172,18 @@ def _find(file: str) -> Path:
     """A config file, or one of the package's own, from whatever folder the command is given in."""
     path, packaged = Path(file), Path(__file__).parent.parent / file
     return packaged if not path.is_file() and packaged.is_file() else path
+
+
+def _relaunch(options: argparse.Namespace) -> None:
+    """Starts this command anew in the environment that is fast on a CPU, unless it runs in it or there is an
+    accelerator."""
+    accelerators = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(importlib.util.find_spec, accelerators))
+    if not hasattr(options, "devices") or not on_cpu:
+        return
+    environment = launch.environment(options.devices or min(2, os.cpu_count() or 1))
+    if environment != os.environ:
+        os.execve(sys.executable, [sys.executable, "-m", "cnnjax.cli", *sys.argv[1:]], environment)
 
 
 def start_jax() -> None:
@@ -257,11 +285,21 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
-    from cnnjax import bench_loop
+    from cnnjax import bench, bench_loop, bench_ops
     from cnnjax.reporting import tables
     from configs import defaults
-    rows = bench_loop.run(_load(options, overrides, defaults.classification()))
-    tables.show(bench_loop.HEADER, [[r["what"], f"{r['images_per_second']:.1f}", f"{r['ratio']:.3f}"] for r in rows])
+    result: Any
+    if options.what == "ops":
+        result = bench_ops.measure(options.rounds)
+        print(bench_ops.table(result))
+    elif options.what == "loop":
+        result = bench_loop.run(_load(options, overrides, defaults.classification()), options.rounds)
+        tables.show(bench_loop.HEADER, bench_loop.table(result))
+    else:
+        result = bench.run(options.what, options.networks, options.batch, options.rounds, options.torch_python)
+        tables.show(bench.HEADER, bench.table(result))
+    if options.json is not None:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _no_config(verb: str, overrides: list[str]) -> None:
