@@ -63,9 +63,9 @@ def anchors_of(features: jax.Array, stride: int, settings: Any) -> jax.Array:
     return ops.generate_anchors(height, width, stride, settings.scales, settings.ratios, settings.anchor_style)
 
 
-def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array, *, rpn: bool = True,
+def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array, *,
          head: bool = True) -> Any:
-    """The loss of a batch: of the RPN, of the head on its proposals, or of both (approximate joint training).
+    """The loss of a batch: of the RPN and, with `head`, of the head on its proposals (approximate joint training).
 
     Returns `(loss, (batch_stats, metrics))`.
     """
@@ -74,24 +74,21 @@ def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, ke
     anchor_key, region_key, dropout = jax.random.split(key, 3)
     truth = Truth.of(batch)
     features, new = apply(variables, batch["images"], batch["sizes"], train=True, method="features",
-                                 mutable=["batch_stats"])
+                          mutable=["batch_stats"])
     stats = new.get("batch_stats", {})
     anchors = anchors_of(features, module.fast.stride, settings)
     objectness, deltas = apply(variables, features, method="proposals")
-    total, metrics = jnp.float32(0), dict[str, jax.Array]()
-    if rpn:
-        targets = jax.vmap(partial(anchor_targets, settings=settings), (0, None, 0, 0))(
-            jax.random.split(anchor_key, n), anchors, batch["sizes"], truth)
-        of_object, of_box = rpn_loss(objectness, deltas, targets)
-        total += of_object + of_box
-        metrics |= {"objectness_loss": of_object, "rpn_box_loss": of_box}
+    targets = jax.vmap(partial(anchor_targets, settings=settings), (0, None, 0, 0))(
+        jax.random.split(anchor_key, n), anchors, batch["sizes"], truth)
+    of_object, rpn_box = rpn_loss(objectness, deltas, targets)
+    total, metrics = of_object + rpn_box, {"objectness_loss": of_object, "rpn_box_loss": rpn_box}
     if head:
         proposed = jax.vmap(partial(propose, settings=settings, stage=settings.proposals_train), (0, 0, None, 0))(
             objectness, deltas, anchors, batch["sizes"])
         regions = jax.vmap(partial(region_targets, settings=settings))(
             jax.random.split(region_key, n), proposed.boxes, proposed.valid, truth)
         (scores, moved), new = apply({**variables, "batch_stats": stats}, features, regions.rois, train=True,
-                                            method="regions", rngs={"dropout": dropout}, mutable=["batch_stats"])
+                                     method="regions", rngs={"dropout": dropout}, mutable=["batch_stats"])
         stats = new.get("batch_stats", stats) or stats
         of_class, of_box = fast_rcnn.region_loss(scores, moved, regions)
         total += of_class + of_box
@@ -140,22 +137,25 @@ def _alternating(config: Any, data: DetectionData, folder: Path, module: FasterR
     settings = config.faster_rcnn
     others = tuple(f"fast/{part}" for part in ("head", "classes", "boxes"))
 
+    # a trunk that is held keeps the running statistics of its batch norm too
+    still = module.clone(fast=module.fast.clone(trunk=module.fast.trunk.clone(freeze_norm=True)))
+
     def step(number: int, variables: Variables, objective: Any, stream: Any, frozen: tuple[str, ...]) -> Variables:
         return common.train(settings.training, config.seed + number, folder / f"step{number}", variables, objective,
                             stream, frozen, f"Faster R-CNN, step {number} of 4")
 
-    def fast_step(number: int, proposer: Variables, variables: Variables, frozen: tuple[str, ...]) -> Variables:
+    def fast_step(number: int, module: FasterRCNN, proposer: Variables, variables: Variables,
+                  frozen: tuple[str, ...]) -> Variables:
         boxes = all_proposals(config, module, proposer, data, settings.proposals_train)
         with_proposals = Batches(data.train, batches.canvases, batches.batch_size, config.seed, flip=config.data.flip,
                                  jitter=config.data.jitter, proposals=boxes)
         return step(number, variables, partial(_fast_loss, module, settings), with_proposals.stream, frozen)
 
-    rpn_loss_only = partial(loss, module, settings, head=False)
-    first = step(1, variables, rpn_loss_only, batches.stream, (*held, *others))
-    second = fast_step(2, first, variables, (*held, "rpn"))
+    first = step(1, variables, partial(loss, module, settings, head=False), batches.stream, (*held, *others))
+    second = fast_step(2, module, first, variables, (*held, "rpn"))
     shared = {**second, "params": {**second["params"], "rpn": first["params"]["rpn"]}}
-    third = step(3, shared, rpn_loss_only, batches.stream, ("fast/trunk", *others))
-    return fast_step(4, third, third, ("fast/trunk", "rpn"))
+    third = step(3, shared, partial(loss, still, settings, head=False), batches.stream, ("fast/trunk", *others))
+    return fast_step(4, still, third, third, ("fast/trunk", "rpn"))
 
 
 def _fast_loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array) -> Any:
