@@ -141,8 +141,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("bench", _bench, "speed of this machine, against PyTorch where it is installed",
                config="configs/train/digits.py", workdir=None)
     sub.add_argument("what", choices=("train", "inference", "levers", "ops", "loop"), help="train, inference: "
-                     "networks, in turn with plain Flax and PyTorch; levers: what each trick brings the training step; ops: "
-                     "detection operations, in turn with torchvision; loop: the training loop beside its bare step")
+                     "networks, in turn with plain Flax and PyTorch; levers: what each trick brings the training "
+                     "step; ops: detection operations, in turn with torchvision; loop: the training loop beside its "
+                     "bare step")
     sub.add_argument("networks", nargs="*", default=("resnet20", "resnet56"), metavar="NAME",
                      help="of train, inference and levers; default resnet20 resnet56")
     sub.add_argument("--batch", type=int, default=128, metavar="N", help="images; default 128")

@@ -127,12 +127,23 @@ def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> C
     `batches` gives batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so
     that whatever the batch and the device count each example is counted exactly once.
     """
-    @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None)
-    def sums_of(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
-        return lax.psum(metrics_fn(params, model_state, batch), AXIS)
+    # Each program takes the sums of the one before: independent programs would wait for each other's devices on a CPU,
+    # whose threads are fewer than the programs in flight.
+    @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0, None), out_axes=None)
+    def add(params: Any, model_state: Any, batch: Any, totals: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        sums = lax.psum(metrics_fn(params, model_state, batch), AXIS)
+        return jax.tree.map(jnp.add, totals, sums)
 
     def evaluate(params: Any, model_state: Any, batches: Iterable[Any]) -> dict[str, jax.Array]:
-        return jax.tree.map(lambda *x: sum(x), *[sums_of(params, model_state, batch) for batch in batches])
+        totals = None
+        for batch in batches:
+            if totals is None:
+                one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+                shapes = jax.eval_shape(metrics_fn, params, model_state, one)
+                totals = replicate(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+            totals = add(params, model_state, batch, totals)
+        assert totals is not None, "there is nothing to evaluate on"
+        return totals
     return evaluate
 
 
