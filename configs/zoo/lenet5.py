@@ -11,8 +11,9 @@ from configs.zoo import shared
 
 
 def get_config() -> ConfigDict:
-    config = shared.digits("lenet5", steps=20 * 60_000 // 64, rate=0.02, image_size=28)
+    config = shared.digits("lenet5", steps=20 * 60_000 // 64, rate=0.01, image_size=28)
     config.data.source = "idx"
     config.data.pad = 0                     # the paper's first result is without distortions
     config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 5.0        # the RBF's first distances are large, and so are its first gradients
     return config
