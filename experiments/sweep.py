@@ -413,9 +413,10 @@ def _run_trial(config: ConfigDict, space: Space, workdir: Path, storage: RDBStor
     seed = int(np.random.SeedSequence([config.seed, claim.number]).generate_state(1)[0])
     study = optuna.load_study(storage=storage, study_name=study_name, pruner=PRUNERS[config.sweep.pruner](config),
                               sampler=SAMPLERS[config.sweep.sampler](space, config.sweep, seed))
+    # Read before the trial is used: the study's cache of the storage knows no trial that it has not read.
+    reported = set(study.get_trials(deepcopy=False)[claim.number].intermediate_values)
     trial = optuna.Trial(study, claim.trial_id)
     own = trial_config(config, suggest(trial, space))
-    reported = set(storage.get_trial(claim.trial_id).intermediate_values)
 
     def watch(step: int, scores: dict[str, float]) -> None:
         if lost.is_set():
