@@ -131,13 +131,28 @@ def _kernel_gradient(window: _Window, x: jax.Array, g: jax.Array, kernel: tuple[
         return lax.dot_general(a, b, (((0,), (0,)), ((), ())), precision=window.precision,
                                preferred_element_type=jnp.float32)
 
-    image = sum(shape) * (height if split else out_height) * out_width * x.dtype.itemsize
+    image = sum(shape) * out_height * out_width * x.dtype.itemsize
+    if image > _CHUNK_BYTES and out_height > 1:
+        blocks = -(-out_height // max(1, out_height * _CHUNK_BYTES // image))
+        return _kernel_gradient(window._replace(padding=((0, 0), (left, right))),
+                                *_row_blocks(x, g, blocks, kh, sh, top), kernel)
     images = max(d for d in range(1, n + 1) if n % d == 0 and (d == 1 or d * image <= _CHUNK_BYTES))
     chunks = tuple(a.reshape(n // images, images, *a.shape[1:]) for a in (x, g))
     total, _ = lax.scan(lambda total, chunk: (total + product(*chunk), None), jnp.zeros(shape, jnp.float32), chunks)
     if split:
         return total.reshape(kw, channels, kh, filters).transpose(2, 0, 1, 3)
     return total.reshape(kh, kw, channels, filters)
+
+
+def _row_blocks(x: jax.Array, g: jax.Array, blocks: int, kernel: int, stride: int, top: int
+                ) -> tuple[jax.Array, jax.Array]:
+    """Large images cut into `blocks` of rows, each block an image: rows of `g`, and the rows of `x` that they saw."""
+    rows = -(-g.shape[1] // blocks)
+    seen = stride * (rows - 1) + kernel
+    g = _pad(g, (0, blocks * rows - g.shape[1]), (0, 0))
+    x = _pad(x, (top, stride * rows * (blocks - 1) + seen - top - x.shape[1]), (0, 0))
+    x = jnp.stack([x[:, stride * rows * b:stride * rows * b + seen] for b in range(blocks)], 1)
+    return x.reshape(-1, *x.shape[2:]), g.reshape(-1, rows, *g.shape[2:])
 
 
 def _pad(x: jax.Array, rows: tuple[int, int], columns: tuple[int, int]) -> jax.Array:

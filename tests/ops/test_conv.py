@@ -78,10 +78,13 @@ def test_any_window(data):
                  value_and_gradients(jax.lax.conv_general_dilated, x, w, stride, padding), 1e-5)
 
 
-def test_chunks_of_the_batch_add_up(monkeypatch):
-    monkeypatch.setattr("cnnjax.ops.conv._CHUNK_BYTES", 20_000)
-    x, kernel = draw(6, 8, 8, 16), draw(3, 3, 16, 16, seed=1)
-    got, want = (value_and_gradients(function, x, kernel, (1, 1), "SAME")
+@pytest.mark.parametrize("size", [50_000, 10_000, 1_000])
+@pytest.mark.parametrize("case", ["3x3", "stride, odd size", "ImageNet stem", "uneven", "more padding than kernel"])
+def test_chunks_of_images_and_of_rows_add_up(monkeypatch, case, size):
+    monkeypatch.setattr("cnnjax.ops.conv._CHUNK_BYTES", size)
+    x, kernel, stride, padding = CASES[case]
+    x, kernel = draw(*x), draw(*kernel, seed=1)
+    got, want = (value_and_gradients(function, x, kernel, stride, padding)
                  for function in (conv_general_dilated, jax.lax.conv_general_dilated))
     assert_close(got, want, 1e-5)
 

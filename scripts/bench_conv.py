@@ -1,0 +1,181 @@
+"""Ways to compute the parts of a CIFAR residual net on a CPU, in turn, against what `cnnjax.ops.conv` does.
+
+    python scripts/bench_conv.py
+
+Milliseconds, the fastest of the rounds, batch 128; the losers stay here so that nobody has to try them again.
+"""
+
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnjax.ops import conv as ours
+from cnnjax.reporting import tables
+
+WINDOW = ours._Window((1, 1), ((1, 1), (1, 1)), None)
+CONTRACT_ROWS = (((0,), (0,)), ((), ()))
+
+
+def pad(x):
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+
+def shifts(x):
+    """The nine shifts of `x (N, H, W, C)`."""
+    h, w = x.shape[1:3]
+    return [pad(x)[:, i:i + h, j:j + w] for i in range(3) for j in range(3)]
+
+
+# Gradients of the kernel from x (N, H, W, C) and g (N, H, W, O): (3, 3, C, O)
+
+def gradient_xla(x, g):
+    return jax.vjp(partial(ours._xla, WINDOW, x), jnp.zeros((3, 3, x.shape[-1], g.shape[-1])))[1](g)[0]
+
+
+def gradient_nine_products(x, g):
+    c, o = x.shape[-1], g.shape[-1]
+    products = [lax.dot_general(s.reshape(-1, c), g.reshape(-1, o), CONTRACT_ROWS) for s in shifts(x)]
+    return jnp.stack(products).reshape(3, 3, c, o)
+
+
+def gradient_im2col(x, g):
+    c, o = x.shape[-1], g.shape[-1]
+    patches = jnp.concatenate(shifts(x), -1).reshape(-1, 9 * c)
+    return lax.dot_general(patches, g.reshape(-1, o), CONTRACT_ROWS).reshape(3, 3, c, o)
+
+
+def gradient_transposed(x, g):
+    """As a forward convolution: channels as batch, images as channels, `g` as kernel."""
+    y = lax.conv_general_dilated(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), (1, 1), ((1, 1), (1, 1)),
+                                 dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.transpose(1, 2, 0, 3)
+
+
+def gradient_ours(x, g):
+    return ours._kernel_gradient(WINDOW, x, g, (3, 3))
+
+
+def summed(function, chunks):
+    """`function` over chunks of the batch, summed in a loop."""
+    def loop(x, g):
+        parts = tuple(a.reshape(chunks, -1, *a.shape[1:]) for a in (x, g))
+        zero = jnp.zeros((3, 3, x.shape[-1], g.shape[-1]))
+        return lax.scan(lambda total, part: (total + function(*part), None), zero, parts)[0]
+    return loop
+
+
+# Forward passes of x (N, H, W, C) with a kernel (3, 3, C, O): (N, H, W, O)
+
+forward_xla = partial(ours._xla, WINDOW)
+
+
+def forward_im2col(x, kernel):
+    patches = jnp.concatenate(shifts(x), -1)
+    return (patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])).reshape(*x.shape[:3], -1)
+
+
+def forward_halves(x, kernel):
+    """Two convolutions that may run side by side."""
+    return jnp.concatenate([ours._xla(WINDOW, half, kernel) for half in jnp.split(x, 2)])
+
+
+def forward_winograd(x, kernel):
+    """F(2x2, 3x3) of Lavin and Gray 2015: 16 products for 4 outputs instead of 36."""
+    n, h, w, c = x.shape
+    o = kernel.shape[-1]
+
+    def image(d):
+        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+    def weights(g):
+        return [g[0], (g[0] + g[1] + g[2]) / 2, (g[0] - g[1] + g[2]) / 2, g[2]]
+
+    def output(m):
+        return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+
+    def both(transform, tiles):
+        columns = [transform(row) for row in tiles]
+        return [transform(row) for row in zip(*columns, strict=True)]
+
+    tiles = [[pad(x)[:, a:a + h:2, b:b + w:2].reshape(-1, c) for b in range(4)] for a in range(4)]
+    d = jnp.stack([jnp.stack(row) for row in both(image, tiles)])                              # (4, 4, NHW/4, C)
+    g = jnp.stack([jnp.stack(row) for row in both(weights, [[kernel[a, b] for b in range(3)] for a in range(3)])])
+    m = jnp.einsum("abtc,abco->abto", d, g).reshape(4, 4, n, h // 2, w // 2, o)
+    y = both(output, m)
+    return jnp.stack([jnp.stack(row, 3) for row in y], 2).reshape(n, h, w, o)
+
+
+def mapped(function, chunks):
+    """`function` over chunks of the batch in a loop."""
+    def loop(x, kernel):
+        parts = x.reshape(chunks, -1, *x.shape[1:])
+        return lax.map(lambda part: function(part, kernel), parts).reshape(*x.shape[:3], -1)
+    return loop
+
+
+# Batch normalisation and its gradient, x (N, H, W, C): derived by JAX, and the closed form of the paper
+
+def norm(x, scale, bias):
+    mean, square = x.mean((0, 1, 2)), jnp.square(x).mean((0, 1, 2))
+    factor = scale * lax.rsqrt(square - jnp.square(mean) + 1e-5)
+    return x * factor + (bias - mean * factor)
+
+
+def norm_derived(x, g):
+    ones = jnp.ones(x.shape[-1])
+    y, pull = jax.vjp(norm, x, ones, ones)
+    return y, *pull(g * (y > 0))
+
+
+def norm_closed_form(x, g):
+    ones, axes, count = jnp.ones(x.shape[-1]), (0, 1, 2), x.size // x.shape[-1]
+    y = norm(x, ones, ones)
+    g = g * (y > 0)
+    mean = x.mean(axes)
+    inverse = lax.rsqrt(jnp.square(x).mean(axes) - jnp.square(mean) + 1e-5)
+    dbias, dscale = g.sum(axes), (g * ((x - mean) * inverse)).sum(axes)
+    slope = -inverse * inverse * dscale / count
+    return y, g * inverse + (x * slope - inverse * dbias / count - slope * mean), dscale, dbias
+
+
+PARTS = {
+    "kernel gradient": {
+        "XLA": gradient_xla, "nine products": gradient_nine_products, "im2col, one product": gradient_im2col,
+        "im2col, 16 chunks": summed(gradient_im2col, 16),
+        "transposed convolution, 8 chunks": summed(gradient_transposed, 8), "ours": gradient_ours},
+    "forward": {
+        "XLA (ours)": forward_xla, "two halves": forward_halves, "im2col, 16 chunks": mapped(forward_im2col, 16),
+        "Winograd": forward_winograd, "Winograd, 8 chunks": mapped(forward_winograd, 8)},
+    "batch norm, ReLU, both ways": {"derived (ours)": norm_derived, "closed form": norm_closed_form},
+}
+
+
+def main(rounds: int = 7) -> None:
+    rows: dict[tuple[str, str], list[str]] = {}
+    for size, channels in ((32, 16), (16, 32), (8, 64)):
+        x, g = jax.random.normal(jax.random.key(0), (2, 128, size, size, channels))
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, channels))
+        for part, ways in PARTS.items():
+            args = (x, kernel) if part == "forward" else (x, g)
+            compiled = {name: jax.jit(way).lower(*args).compile() for name, way in ways.items()}
+            seconds: dict[str, list[float]] = {name: [] for name in ways}
+            want, *_ = (jax.tree.leaves(run(*args)) for run in compiled.values())
+            for name, run in compiled.items():
+                for a, b in zip(jax.tree.leaves(run(*args)), want, strict=True):
+                    error = float(jnp.abs(a - b).max() / jnp.abs(b).max())
+                    assert error < 1e-4, f"{part}, {name}: off by {error:.1e}"
+            for _ in range(rounds):
+                for name, run in compiled.items():
+                    began = time.perf_counter()
+                    jax.block_until_ready(run(*args))
+                    seconds[name].append(time.perf_counter() - began)
+            for name in ways:
+                rows.setdefault((part, name), []).append(f"{1e3 * min(seconds[name]):.1f}")
+    tables.show(("part", "way", "32x32x16", "16x16x32", "8x8x64"), [[*key, *row] for key, row in rows.items()])
+
+
+if __name__ == "__main__":
+    main()
