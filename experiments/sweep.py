@@ -218,13 +218,19 @@ def open_storage(workdir: Path, url: str | None) -> RDBStorage:
     # SQLite has one writer at a time: the others wait rather than fail.
     engine = {"connect_args": {"timeout": 120}} if url.startswith("sqlite:") else {"pool_pre_ping": True}
     shown = url.split("@")[-1]
-    try:
-        return RDBStorage(url, engine)
-    except ImportError as error:
-        raise UserError(f"--storage {shown}: {error.name or error} is not installed; for PostgreSQL: pip install "
-                        "'cnnjax[postgresql]'") from error
-    except Exception as error:      # each database's driver has errors of its own
-        raise UserError(f"--storage {shown}: {str(error).splitlines()[0]}") from error
+    for wait in (0.5, 2, 8, None):
+        try:
+            return RDBStorage(url, engine)
+        except ImportError as error:
+            raise UserError(f"--storage {shown}: {error.name or error} is not installed; for PostgreSQL: pip install "
+                            "'cnnjax[postgresql]'") from error
+        except Exception as error:      # each database's driver has errors of its own
+            # Two machines that open a new database at once both make its tables, and one of them is told so.
+            exists = any(word in str(error) for word in ("already exists", "duplicate key", "UNIQUE constraint"))
+            if not exists or wait is None:
+                raise UserError(f"--storage {shown}: {str(error).splitlines()[0]}") from error
+            time.sleep(wait)
+    raise AssertionError
 
 
 def open_study(workdir: Path, config: ConfigDict, url: str | None) -> optuna.Study:
