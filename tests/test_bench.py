@@ -62,3 +62,12 @@ def test_environment_gives_a_process_its_devices():
     out = subprocess.run([sys.executable, "-c", code], env=launch.environment(3, {"JAX_PLATFORMS": "cpu"}),
                          capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "3"
+
+
+def test_environment_gives_several_devices_threads_to_spare():
+    """Each may hold one that waits for the others; the last one needs two. What the user set stands."""
+    assert int(launch.environment(2, {})["PJRT_NPROC"]) >= 4
+    eight = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    assert int(launch.environment(2, eight)["PJRT_NPROC"]) >= 16
+    assert launch.environment(2, {"PJRT_NPROC": "3"})["PJRT_NPROC"] == "3"
+    assert "PJRT_NPROC" not in launch.environment(1, {})
