@@ -10,7 +10,7 @@ def environment(devices: int, base: Mapping[str, str] = os.environ) -> dict[str,
     """`base` with what a JAX process on a CPU needs to use `devices` cores well; what `base` sets already stays.
 
     - One XLA device a core: XLA computes a convolution on one core alone, so two devices run two at a time.
-    - Two threads a device: one waits for the other devices' sums while the last one may wait for a part of its own work,
+    - Two threads a device: one waits for the others' sums, while the last one may wait for a part of its own work,
       which needs one more. With as many threads as devices they wait for each other for ever.
     - Memory in huge pages (glibc 2.35, Linux): XLA takes the memory of a step anew every time, and the system maps it
       page by page, of 4 kB or of 2 MB.
