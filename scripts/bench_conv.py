@@ -116,6 +116,26 @@ def mapped(function, chunks):
     return loop
 
 
+# Gradients of the image by g (N, H, W, C) alone, through a kernel of ones
+
+def image_gradient_xla(_, g):
+    c = g.shape[-1]
+    return jax.vjp(lambda x: ours._xla(WINDOW, x, jnp.ones((3, 3, c, c))), g)[1](g)[0]
+
+
+def image_gradient_ours(_, g):
+    c = g.shape[-1]
+    return ours._image_gradient(WINDOW, jnp.ones((3, 3, c, c)), g, g.shape[1:3])
+
+
+def in_a_loop(function):
+    """As a step of training is inside `lax.scan`."""
+    def loop(x, g):
+        start = jnp.zeros_like(function(x, g))
+        return lax.scan(lambda total, _: (total + function(x, g + total.ravel()[0]), None), start, length=1)[0]
+    return loop
+
+
 # Batch normalisation and its gradient, x (N, H, W, C): derived by JAX, and the closed form of the paper
 
 def norm(x, scale, bias):
@@ -149,6 +169,10 @@ PARTS = {
     "forward": {
         "XLA (ours)": forward_xla, "two halves": forward_halves, "im2col, 16 chunks": mapped(forward_im2col, 16),
         "Winograd": forward_winograd, "Winograd, 8 chunks": mapped(forward_winograd, 8)},
+    "kernel gradients inside a scan": {
+        "XLA": in_a_loop(gradient_xla), "ours": in_a_loop(gradient_ours)},
+    "image gradients inside a scan": {
+        "XLA": in_a_loop(image_gradient_xla), "ours": in_a_loop(image_gradient_ours)},
     "batch norm, ReLU, both ways": {"derived (ours)": norm_derived, "closed form": norm_closed_form},
 }
 
@@ -174,6 +198,13 @@ def main(rounds: int = 7) -> None:
                     seconds[name].append(time.perf_counter() - began)
             for name in ways:
                 rows.setdefault((part, name), []).append(f"{1e3 * min(seconds[name]):.1f}")
+    x, kernel = jax.random.normal(jax.random.key(0), (128, 16, 16, 32)), jnp.ones((3, 3, 32, 32))
+    run = jax.jit(forward_xla).lower(x, kernel).compile()
+    wall, processor = time.perf_counter(), time.process_time()
+    for _ in range(20):
+        jax.block_until_ready(run(x, kernel))
+    wall, processor = time.perf_counter() - wall, time.process_time() - processor
+    print(f"A forward convolution, 16x16x32, keeps {processor / wall:.2f} cores busy.")
     tables.show(("part", "way", "32x32x16", "16x16x32", "8x8x64"), [[*key, *row] for key, row in rows.items()])
 
 
