@@ -1,6 +1,7 @@
 """Anchors: reference boxes at every place of a feature map (Ren et al. 2015, "Faster R-CNN", section 3.1.1)."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,7 @@ def inside_image(boxes: jax.Array, height: float | jax.Array, width: float | jax
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
 
 
+@partial(jax.jit, static_argnames=("before", "after", "iou_threshold", "min_size"))
 def propose_boxes(deltas: jax.Array, scores: jax.Array, anchors: jax.Array, height: float | jax.Array,
                   width: float | jax.Array, *, before: int, after: int, iou_threshold: float = 0.7,
                   min_size: float = 16) -> tuple[jax.Array, jax.Array, jax.Array]:

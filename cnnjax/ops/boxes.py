@@ -20,6 +20,7 @@ def _corners(boxes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Arr
     return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
 
 
+@jax.jit
 def box_area(boxes: jax.Array) -> jax.Array:
     """`(..., 4) -> (...)`, square pixels; 0 for a reversed box."""
     x1, y1, x2, y2 = _corners(boxes)
@@ -41,12 +42,14 @@ def _quotient(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)
 
 
+@jax.jit
 def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Intersection over union of all pairs: `(..., N, 4), (..., M, 4) -> (..., N, M)`; 0 where both are empty."""
     intersection, union = _overlap(a[..., :, None, :], b[..., None, :, :])
     return _quotient(intersection, union)
 
 
+@jax.jit
 def box_giou(a: jax.Array, b: jax.Array) -> jax.Array:
     """Generalised IoU of all pairs, in [-1, 1] (Rezatofighi et al. 2019): IoU - share of the hull outside the union."""
     a, b = a[..., :, None, :], b[..., None, :, :]                   # (..., N, 1, 4), (..., 1, M, 4)
@@ -57,6 +60,7 @@ def box_giou(a: jax.Array, b: jax.Array) -> jax.Array:
     return _quotient(intersection, union) - _quotient(hull - union, hull)
 
 
+@jax.jit
 def clip_boxes(boxes: jax.Array, height: float | jax.Array, width: float | jax.Array) -> jax.Array:
     """Boxes held inside an image of that many pixels: x in [0, width], y in [0, height]."""
     limit = jnp.stack(jnp.broadcast_arrays(*(jnp.asarray(v, jnp.float32) for v in (width, height, width, height))), -1)
@@ -69,6 +73,7 @@ def _centres(boxes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Arr
     return x1 + 0.5 * width, y1 + 0.5 * height, width, height
 
 
+@jax.jit
 def encode_boxes(boxes: jax.Array, anchors: jax.Array, weights: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
     """Deltas `(dx, dy, dw, dh)` that take the anchors to the boxes, times the weights: R-CNN, appendix C, eq. 6-9.
 
@@ -81,6 +86,7 @@ def encode_boxes(boxes: jax.Array, anchors: jax.Array, weights: Sequence[float] 
     return jnp.stack([weight * delta for weight, delta in zip(weights, deltas, strict=True)], -1)
 
 
+@jax.jit
 def decode_boxes(deltas: jax.Array, anchors: jax.Array, weights: Sequence[float] = (1, 1, 1, 1)) -> jax.Array:
     """The boxes that the deltas make of the anchors: R-CNN, appendix C, eq. 1-4; the inverse of `encode_boxes`.
 

