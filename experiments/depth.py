@@ -20,7 +20,7 @@ from cnnjax.data import augment
 from cnnjax.errors import UserError
 from cnnjax.reporting import curves, html, tables
 from cnnjax.reporting.statistics import binomial_half_width, mean_interval
-from cnnjax.training import population
+from cnnjax.training import distributed, population
 from cnnjax.training import workdir as workdirs
 
 PROBED_IMAGES = 128
@@ -60,7 +60,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 classification.train_population(population_config(config, group),
                                                 workdir / "populations" / group[0].network, folders, dataset=dataset,
                                                 probe=probe)
-        report(workdir)
+        if distributed.is_writer():
+            report(workdir)
 
 
 def by_network(several: Sequence[Cell]) -> list[list[Cell]]:

@@ -118,6 +118,8 @@ def check(config: ConfigDict, space: Space) -> None:
     if not config.data.validation:
         raise UserError("config field 'data.validation': found 0; a sweep chooses by the error on images held out of "
                         "the training split, so set how many")
+    if config.population != 1:
+        raise UserError(f"config field 'population': found {config.population}; a trial of a sweep is one network")
     if not space:
         raise UserError("the config file's space() is empty: it maps names of fields to distributions")
     for field, distribution in space.items():

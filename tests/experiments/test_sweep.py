@@ -52,6 +52,7 @@ def test_a_grid_is_every_combination_once():
     (("sweep.pruner=some",), RATES, "'sweep.pruner': found 'some'"),
     (("sweep.trials=0",), RATES, "'sweep.trials': found 0"),
     (("data.validation=0",), RATES, "'data.validation': found 0; a sweep chooses"),
+    (("population=2",), RATES, "'population': found 2"),
     ((), {}, "is empty"),
     ((), {"optimizer.learningrate": FloatDistribution(0, 1)}, "did you mean 'optimizer.learning_rate'"),
     ((), {"optimizer.momentum": FloatDistribution(0, 1)}, "'optimizer.momentum': found 1.0, expected at least 0"),
