@@ -221,8 +221,9 @@ def _split(workdir: Path, config: ConfigDict, folder: Path, state: State, i: int
             if "learning_rate" in own:
                 own["learning_rate"] = states.rate(config, row["step"] - 1)
             metrics.append(own)
-        workdirs.write_rows(folder / workdirs.METRICS, metrics)
-        workdirs.write_rows(folder / workdirs.TIMING, workdirs.read_rows(workdir / workdirs.TIMING))
+        if distributed.is_writer():
+            workdirs.write_rows(folder / workdirs.METRICS, metrics)
+            workdirs.write_rows(folder / workdirs.TIMING, workdirs.read_rows(workdir / workdirs.TIMING))
         with contextlib.closing(loop.open_checkpoints(config, folder)) as checkpoints:
             scores = {f"{row['split']}_error": row["error"] for row in metrics
                       if row["step"] == config.steps and "error" in row}
@@ -235,7 +236,9 @@ def _mean_result(workdir: Path, results: Sequence[dict[str, Any]]) -> dict[str, 
     """The means of the members' results, and all of them under "members"; written to `result.json`."""
     means = {key: float(np.mean([r[key] for r in results])) if isinstance(value, float) else value
              for key, value in results[0].items()}
-    workdirs.write(workdir / "result.json", json.dumps({**means, "members": results}, indent=2) + "\n")
+    if distributed.is_writer():
+        workdir.mkdir(parents=True, exist_ok=True)
+        workdirs.write(workdir / "result.json", json.dumps({**means, "members": results}, indent=2) + "\n")
     return {**means, "members": results}
 
 
