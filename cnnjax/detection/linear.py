@@ -139,8 +139,9 @@ def fit_ridge(files: Sequence[Path], objects: Sequence[Objects], num_classes: in
     for c in range(num_classes):
         rows = np.concatenate(x[c]) if x[c] else np.zeros((0, size), np.float32)
         if len(rows) > 4:
-            ones = np.ones((len(rows), 1), np.float32)
-            solved = ridge(np.concatenate([rows * scale, ones], 1), np.concatenate(y[c]), settings.ridge)
+            # in double precision, so that the order in which threads sum does not show in the result
+            scaled = np.concatenate([rows * scale, np.ones((len(rows), 1), np.float32)], 1).astype(np.float64)
+            solved = ridge(scaled, np.concatenate(y[c]).astype(np.float64), settings.ridge)
             weights[c], bias[c] = solved[:-1], solved[-1]
     return {"weights": weights, "bias": bias, "scale": np.float32(scale)}
 
