@@ -87,8 +87,7 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: i
     the same for each step when `resident`; else each leaf has leading axes `(steps, devices)` and step i of a device
     takes its slice.
 
-    The steps are one program with a loop in it; on the CPU they are single programs one after the other, since XLA runs
-    the gradients of convolutions inside a loop there many times slower than outside, and a step is long beside a call.
+    The steps are one program with a loop in it: Python is called once for all of them, and their memory is taken once.
     """
     def step(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
         def one(state: State) -> tuple[State, dict[str, jax.Array]]:
@@ -98,24 +97,12 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: i
         state, metrics = jax.vmap(one)(state)
         return state, population.named(metrics)
 
-    nothing = jnp.zeros((steps, jax.local_device_count()), bool)        # pmap wants an argument that is mapped
-    if jax.default_backend() == "cpu":
-        mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
-
-        def dispatch(state: State, data: Any) -> tuple[State, dict[str, jax.Array]]:
-            kept, fed = (data, nothing) if resident else (None, data)
-            several = []
-            for i in range(steps):
-                state, metrics = mapped(state, kept, jax.tree.map(lambda x, i=i: x[i], fed))
-                several.append(metrics)
-            return state, jax.tree.map(lambda *x: jnp.stack(x), *several)
-        return dispatch
-
     def loop(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
         return lax.scan(lambda state, fed: step(state, kept, fed), state, fed, length=steps)
 
     looped = jax.pmap(loop, axis_name=AXIS, in_axes=(None, None, 1), out_axes=(None, None), donate_argnums=0)
     if resident:
+        nothing = jnp.zeros((steps, jax.local_device_count()), bool)        # pmap wants an argument that is mapped
         return lambda state, data: looped(state, data, nothing)
     return lambda state, data: looped(state, None, data)
 

@@ -123,8 +123,16 @@ def test_vmap_over_kernels_and_a_second_derivative():
     assert_close(penalty(conv_general_dilated), penalty(jax.lax.conv_general_dilated), 1e-5)
 
 
-def test_groups_and_dilation_and_one_dimension_are_those_of_flax():
-    for fields in ({"feature_group_count": 2}, {"kernel_dilation": 2}, {"input_dilation": 2}):
+def test_groups_are_those_of_flax():
+    x = draw(2, 6, 6, 8)
+    ours, theirs = (conv(6, 3, feature_group_count=2, **f) for f in ({}, {"conv_general_dilated": None}))
+    variables = ours.init(jax.random.key(0), x)
+    got, want = (jax.value_and_grad(lambda v, c=c: jnp.square(c.apply(v, x)).sum())(variables) for c in (ours, theirs))
+    assert_close(got, want, 1e-5)
+
+
+def test_dilation_and_one_dimension_are_those_of_flax():
+    for fields in ({"kernel_dilation": 2}, {"input_dilation": 2}):
         x = draw(2, 6, 6, 4)
         ours, theirs = conv(4, 3, **fields), conv(4, 3, conv_general_dilated=None, **fields)
         variables = ours.init(jax.random.key(0), x)
