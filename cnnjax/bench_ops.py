@@ -1,6 +1,6 @@
 """Speed of the detection operations on this machine, beside torchvision where it is installed (`cnnjax bench ops`).
 
-    python -m cnnjax.bench_ops [--repeats 11] [--json FILE]
+    python -m cnnjax.bench_ops [--repeats 11] [--only "nms 2000" ...] [--json FILE]
 """
 
 import argparse
@@ -8,7 +8,7 @@ import json
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -112,10 +112,11 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Callable[
     return made
 
 
-def measure(repeats: int = 11) -> dict[str, Any]:
-    """Milliseconds, medians of calls in turn; the seconds of the first call, with compilation; ratios to torchvision.
+def measure(repeats: int = 11, names: Sequence[str] = tuple(TARGETS)) -> dict[str, Any]:
+    """Medians, in milliseconds, of calls of the named operations, made in turn with torchvision's; ratios to those.
 
-    `peak_mb_after`: the highest resident memory of the process so far, so that of a case is at most the rise to it.
+    `cpu_ms` is the processor time of all threads, the least of the calls: what other programs on the machine disturb
+    least. The first call includes compilation. `peak_mb_after` is the highest resident memory of the process so far.
     """
     try:
         import torch
@@ -123,24 +124,28 @@ def measure(repeats: int = 11) -> dict[str, Any]:
     except ImportError:
         torch = torchvision = None
     rows = []
-    for name, (ours, theirs) in cases().items():
-        start = time.perf_counter()
+    made = cases()
+    for name in names:
+        ours, theirs = made[name]
+        start, cpu_start = time.perf_counter(), time.process_time()
         ours()
-        first = time.perf_counter() - start
+        first, first_cpu = time.perf_counter() - start, time.process_time() - cpu_start
         calls = [ours] + ([theirs(torch, torchvision)] if torchvision else [])
-        times = np.empty((repeats, len(calls)))
+        times, cpu_times = np.empty((2, repeats, len(calls)))
         for call in calls:
             call()
         for i in range(repeats):
             for j, call in enumerate(calls):
-                start = time.perf_counter()
+                start, cpu_start = time.perf_counter(), time.process_time()
                 call()
                 times[i, j] = 1000 * (time.perf_counter() - start)
-        medians = np.median(times, 0)
-        row = {"op": name, "ms": medians[0], "first_call_s": first, "target": TARGETS[name],
+                cpu_times[i, j] = 1000 * (time.process_time() - cpu_start)
+        medians, least = np.median(times, 0), cpu_times.min(0)
+        row = {"op": name, "ms": medians[0], "cpu_ms": least[0], "first_call_s": first, "first_call_cpu_s": first_cpu, "target": TARGETS[name],
                "peak_mb_after": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
         if torchvision:
-            row |= {"torchvision_ms": medians[1], "ratio": medians[1] / medians[0]}
+            row |= {"torchvision_ms": medians[1], "ratio": medians[1] / medians[0],
+                    "torchvision_cpu_ms": least[1], "cpu_ratio": least[1] / least[0]}
         rows.append(row)
     packages = ["jax", "jaxlib", "numpy"] + (["torch", "torchvision"] if torchvision else [])
     return {"rows": rows, "repeats": repeats, "machine": platform.machine(), "devices": str(jax.devices()),
@@ -149,20 +154,25 @@ def measure(repeats: int = 11) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """The result of `measure` as a Markdown table."""
-    lines = ["| op | ms | torchvision, ms | ratio | wanted | first call, s |", "|---|---|---|---|---|---|"]
+    columns = {"op": "op", "ms": "ms", "torchvision_ms": "torchvision, ms", "ratio": "ratio", "target": "wanted",
+               "cpu_ms": "CPU ms", "torchvision_cpu_ms": "torchvision, CPU ms", "cpu_ratio": "CPU ratio",
+               "first_call_s": "first call, s", "first_call_cpu_s": "first call, CPU s",
+               "peak_mb_after": "peak so far, MB"}
+    lines = [f"| {' | '.join(columns.values())} |", "|---" * len(columns) + "|"]
     for row in result["rows"]:
-        theirs, ratio = (f"{row[key]:.2f}" if key in row else "-" for key in ("torchvision_ms", "ratio"))
-        cells = (row["op"], f"{row['ms']:.2f}", theirs, ratio, str(row["target"]), f"{row['first_call_s']:.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        cells = (row.get(key, "-") for key in columns)
+        text = [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        lines.append(f"| {' | '.join(text)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--only", nargs="+", choices=list(TARGETS), default=list(TARGETS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    result = measure(arguments.repeats)
+    result = measure(arguments.repeats, arguments.only)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1))
     print(table(result))
