@@ -141,7 +141,8 @@ def measure(repeats: int = 11, names: Sequence[str] = tuple(TARGETS)) -> dict[st
                 times[i, j] = 1000 * (time.perf_counter() - start)
                 cpu_times[i, j] = 1000 * (time.process_time() - cpu_start)
         medians, least = np.median(times, 0), cpu_times.min(0)
-        row = {"op": name, "ms": medians[0], "cpu_ms": least[0], "first_call_s": first, "first_call_cpu_s": first_cpu, "target": TARGETS[name],
+        row = {"op": name, "ms": medians[0], "cpu_ms": least[0], "first_call_s": first,
+               "first_call_cpu_s": first_cpu, "target": TARGETS[name],
                "peak_mb_after": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
         if torchvision:
             row |= {"torchvision_ms": medians[1], "ratio": medians[1] / medians[0],
