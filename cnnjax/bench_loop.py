@@ -55,9 +55,9 @@ def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             loop.fit(config, Path(folder), init=init, loss_fn=loss_fn, take=take, resident=resident, name="loop")
             rows = workdirs.read_rows(Path(folder) / workdirs.TIMING)
-        # The first row's time is the compilation's.
-        seconds = rows[-1]["seconds"] - rows[0]["seconds"]
-        whole.append((rows[-1]["step"] - rows[0]["step"]) * config.batch_size / seconds)
+        # The first row's time is the compilation's; the last row is written together with the one before it.
+        seconds = rows[-2]["seconds"] - rows[0]["seconds"]
+        whole.append((rows[-2]["step"] - rows[0]["step"]) * config.batch_size / seconds)
     ratio = float(np.median(whole) / np.median(bare))
     return [{"what": "bare step", "images_per_second": float(np.median(bare)), "ratio": 1.0},
             {"what": "training loop", "images_per_second": float(np.median(whole)), "ratio": ratio}]
