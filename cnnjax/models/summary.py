@@ -115,6 +115,8 @@ class _Reader:
             ins = [_Value() if isinstance(var, Literal) else values[var] for var in eqn.invars]
             within = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
             inner = next((value for value in eqn.params.values() if isinstance(value, ClosedJaxpr | Jaxpr)), None)
+            if eqn.primitive.name == "cond":        # another program for each platform: the last is the definition
+                inner, ins = eqn.params["branches"][-1], ins[1:]
             if inner is not None and eqn.primitive.name not in ("reduce_window", "scatter", "scatter-add"):
                 inner = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
                 outs = self.read(inner, ins, within)

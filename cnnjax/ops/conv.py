@@ -39,11 +39,19 @@ def conv_general_dilated(lhs: jax.Array, rhs: jax.Array, window_strides: Sequenc
     """
     images = lhs.ndim == 4 and (lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
                                 == lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NUMBERS))
-    if images and 1 < feature_group_count <= 4:         # AlexNet's two GPUs are two convolutions
-        parts = zip(*(jnp.split(a, feature_group_count, -1) for a in (lhs, rhs)), strict=True)
-        return jnp.concatenate([conv_general_dilated(
-            x, kernel, window_strides, padding, lhs_dilation, rhs_dilation, _NUMBERS, 1, batch_group_count, precision,
-            preferred_element_type) for x, kernel in parts], -1)
+    if images and 1 < feature_group_count <= 4:
+        def xla(lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+            return lax.conv_general_dilated(
+                lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, _NUMBERS, feature_group_count,
+                batch_group_count, precision, preferred_element_type)
+
+        def cpu(lhs: jax.Array, rhs: jax.Array) -> jax.Array:       # AlexNet's two GPUs are two convolutions
+            parts = zip(*(jnp.split(a, feature_group_count, -1) for a in (lhs, rhs)), strict=True)
+            return jnp.concatenate([conv_general_dilated(
+                x, kernel, window_strides, padding, lhs_dilation, rhs_dilation, _NUMBERS, 1, batch_group_count,
+                precision, preferred_element_type) for x, kernel in parts], -1)
+
+        return lax.platform_dependent(lhs, rhs, cpu=cpu, default=xla)
     ones = (*(lhs_dilation or ()), *(rhs_dilation or ()), feature_group_count, batch_group_count)
     if not (images and all(d == 1 for d in ones)
             and preferred_element_type is None and jnp.issubdtype(lhs.dtype, jnp.floating)):
