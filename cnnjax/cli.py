@@ -29,7 +29,6 @@ A command that was stopped or killed goes on when it is run again with the same 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit status: 0, 2 for what the user can mend, 130 or 143 when stopped by a
     signal."""
-    from cnnjax.training.loop import Interrupted  # after the environment is read, before JAX starts
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = []
@@ -42,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides[-1] += "=" + argument
     if arguments is None:
         _relaunch(options)
+    from cnnjax.training.loop import Interrupted  # in the environment that JAX is to find, and not twice
     try:
         start_jax()
         if hasattr(options, "coordinator"):
