@@ -19,6 +19,19 @@ from cnnjax.training import workdir as workdirs
 HEADER = ("what", "images/s", "ratio")
 
 
+class Program:
+    """What `cnnjax train` runs: `dispatch` makes `length` steps from `state`, on the batches that `take` gives."""
+
+    def __init__(self, config: ConfigDict, dataset: classification.Images, *, resident: bool, length: int) -> None:
+        module = classification.create_model(config, len(dataset.classes))
+        self.init = classification.init_function(module, dataset)
+        self.loss_fn = classification.loss_function(module)
+        self.take = classification.take_function(config, dataset, resident=resident)
+        self.dispatch = steps.train_dispatch(self.loss_fn, states.optimizer(config), self.take, length,
+                                             resident=resident, ema_decay=config.optimizer.ema)
+        self.state = steps.replicate(states.create(config, self.init))
+
+
 def table(rows: list[dict[str, Any]]) -> list[list[str]]:
     """The rows as text under `HEADER`."""
     return [[r["what"], f"{r['images_per_second']:.1f}", f"{r['ratio']:.3f}"] for r in rows]
@@ -31,16 +44,10 @@ def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
     A repeat is `config.steps` steps of each.
     """
     dataset = datasets.load(config.data, config.seed)
-    module = classification.create_model(config, len(dataset.classes))
-    init = classification.init_function(module, dataset)
-    loss_fn = classification.loss_function(module)
-    take = classification.take_function(config, dataset, resident=True)
     resident = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
-
     length = loop.dispatch_length(config)
-    dispatch = steps.train_dispatch(loss_fn, states.optimizer(config), take, length, resident=True,
-                                    ema_decay=config.optimizer.ema)
-    state = steps.replicate(states.create(config, init))
+    program = Program(config, dataset, resident=True, length=length)
+    dispatch, state = program.dispatch, program.state
     data = steps.replicate(resident)
     state, metrics = dispatch(state, data)          # compiles
     jax.block_until_ready(metrics)
@@ -53,7 +60,8 @@ def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
         jax.block_until_ready(metrics)
         bare.append(config.steps * config.batch_size / (time.perf_counter() - began))
         with tempfile.TemporaryDirectory() as folder:
-            loop.fit(config, Path(folder), init=init, loss_fn=loss_fn, take=take, resident=resident, name="loop")
+            loop.fit(config, Path(folder), init=program.init, loss_fn=program.loss_fn, take=program.take,
+                     resident=resident, name="loop")
             rows = workdirs.read_rows(Path(folder) / workdirs.TIMING)
         # The first row's time is the compilation's; the last row is written together with the one before it.
         seconds = rows[-2]["seconds"] - rows[0]["seconds"]

@@ -140,10 +140,10 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("bench", _bench, "speed of this machine, against PyTorch where it is installed",
                config="configs/train/digits.py", workdir=None)
-    sub.add_argument("what", choices=("train", "inference", "levers", "ops", "loop"), help="train, inference: "
+    sub.add_argument("what", choices=("train", "inference", "levers", "ops", "loop", "data"), help="train, inference: "
                      "networks, in turn with plain Flax and PyTorch; levers: what each trick brings the training "
                      "step; ops: detection operations, in turn with torchvision; loop: the training loop beside its "
-                     "bare step")
+                     "bare step; data: reading, cropping and streaming beside the step")
     sub.add_argument("networks", nargs="*", default=("resnet20", "resnet56"), metavar="NAME",
                      help="of train, inference and levers; default resnet20 resnet56")
     sub.add_argument("--batch", type=int, default=128, metavar="N", help="images; default 128")
@@ -180,9 +180,10 @@ def _relaunch(options: argparse.Namespace) -> None:
     accelerator."""
     accelerators = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu" or not any(map(importlib.util.find_spec, accelerators))
-    if not hasattr(options, "devices") or not on_cpu:
+    trains = hasattr(options, "devices") or getattr(options, "what", "") in ("loop", "data")
+    if not trains or not on_cpu:
         return
-    environment = launch.environment(options.devices or min(2, os.cpu_count() or 1))
+    environment = launch.environment(getattr(options, "devices", None) or min(2, os.cpu_count() or 1))
     if environment != os.environ:
         os.execve(sys.executable, [sys.executable, "-m", "cnnjax.cli", *sys.argv[1:]], environment)
 
@@ -286,16 +287,17 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
-    from cnnjax import bench, bench_loop, bench_ops
+    from cnnjax import bench, bench_data, bench_loop, bench_ops
     from cnnjax.reporting import tables
     from configs import defaults
     result: Any
     if options.what == "ops":
         result = bench_ops.measure(options.rounds)
         print(bench_ops.table(result))
-    elif options.what == "loop":
-        result = bench_loop.run(_load(options, overrides, defaults.classification()), options.rounds)
-        tables.show(bench_loop.HEADER, bench_loop.table(result))
+    elif options.what in ("loop", "data"):
+        part = bench_loop if options.what == "loop" else bench_data
+        result = part.run(_load(options, overrides, defaults.classification()), options.rounds)
+        tables.show(part.HEADER, part.table(result))
     else:
         result = bench.run(options.what, options.networks, options.batch, options.rounds, options.torch_python)
         tables.show(bench.HEADER, bench.table(result))

@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from cnnjax import bench, launch
+from cnnjax import bench, bench_data, launch
 from cnnjax.errors import UserError
+from tests.tiny_config import get_config
 
 
 def test_contenders_step_in_turn_and_are_closed():
@@ -71,3 +74,24 @@ def test_environment_gives_several_devices_threads_to_spare():
     assert int(launch.environment(2, eight)["PJRT_NPROC"]) >= 16
     assert launch.environment(2, {"PJRT_NPROC": "3"})["PJRT_NPROC"] == "3"
     assert "PJRT_NPROC" not in launch.environment(1, {})
+
+
+def test_data_is_measured_beside_the_step(tmp_path):
+    config = get_config()
+    rows = {row["what"]: row for row in bench_data.run(config, repeats=2)}
+    assert rows["read from the cache"]["images_per_second"] == pytest.approx(
+        1797 / rows["read from the cache"]["seconds"])
+    batch, step = rows["shuffle, crop, flip and normalise a batch"], rows["training step, with that"]
+    assert 0 < batch["seconds"] < step["seconds"]
+
+    for split, count in (("train", 24), ("test", 2)):
+        for i in range(count):
+            file = tmp_path / split / f"class{i % 2}" / f"{i}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((20 + i, 24, 3), i, np.uint8)).save(file)
+    config.data.update(source="folder", path=str(tmp_path), streamed=True, image_size=16)
+    *rates, waiting = bench_data.run(config, repeats=2)
+    assert [row["what"] for row in rates] == ["decode and crop a batch", "training step", "both"]
+    assert all(row["images_per_second"] * row["seconds"] == pytest.approx(16) for row in rates)
+    assert 0 <= waiting["share"] <= 1
+    assert len(bench_data.table([*rates, waiting])) == 4

@@ -1,0 +1,91 @@
+"""Whether the data keeps the training step fed: `cnnjax bench data`."""
+
+import tempfile
+import time
+from functools import partial
+from statistics import median
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax import classification
+from cnnjax import data as datasets
+from cnnjax.bench_loop import Program
+from cnnjax.data import streaming
+from cnnjax.training import step as steps
+from cnnjax.training.state import stream
+
+HEADER = ("what", "seconds", "images/s")
+
+
+def table(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The rows as text under `HEADER`."""
+    return [[r["what"], f"{r['seconds']:.3f}", f"{r['images_per_second']:.1f}" if "images_per_second" in r else
+             f"{100 * r['share']:.1f} % of the time"] for r in rows]
+
+
+def run(config: ConfigDict, repeats: int = 9) -> list[dict[str, Any]]:
+    """Rates of the data of a config beside those of its training step, over `repeats` batches each.
+
+    A set that fits on the device is read into an empty cache, then from it, and its batches are shuffled, cropped and
+    flipped without a step. A streamed one (`data.streamed`) gives the rate of the workers alone, of the step alone and
+    of both, and the share of the time that the step waited. Raises UserError as `cnnjax train` does.
+    """
+    return _streamed(config, repeats) if config.data.streamed else _resident(config, repeats)
+
+
+def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        with config.unlocked():
+            config.data.cache = folder
+        for what in ("read into an empty cache", "read from the cache"):
+            began = time.perf_counter()
+            dataset = datasets.load(config.data, config.seed)
+            seconds = time.perf_counter() - began
+            count = sum(len(split.labels) for split in dataset[:3] if split is not None)
+            rows.append({"what": what, "seconds": seconds, "images_per_second": count / seconds})
+        data = steps.replicate({"image": np.asarray(dataset.train.images), "label": dataset.train.labels})
+    program = Program(config, dataset, resident=True, length=1)
+
+    @partial(jax.pmap, axis_name=steps.AXIS, in_axes=(None, None, 0))
+    def batch(data: Any, state: Any, _: Any) -> Any:
+        return program.take(data, state)
+
+    state, nothing = program.state, np.zeros(jax.local_device_count())
+    jax.block_until_ready(batch(data, state, nothing))
+    alone, whole = [], []
+    for _ in range(repeats + 1):                    # the first step compiles
+        began = time.perf_counter()
+        jax.block_until_ready(batch(data, state, nothing))
+        alone.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        state, metrics = program.dispatch(state, data)
+        jax.block_until_ready(metrics)
+        whole.append(time.perf_counter() - began)
+    for what, seconds in (("shuffle, crop, flip and normalise a batch", median(alone[1:])),
+                          ("training step, with that", median(whole[1:]))):
+        rows.append({"what": what, "seconds": seconds, "images_per_second": config.batch_size / seconds})
+    return rows
+
+
+def _streamed(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
+    dataset = classification.load_data(config)
+    assert isinstance(dataset, streaming.Streamed)
+    program = Program(config, dataset, resident=False, length=1)
+    state, devices = program.state, jax.local_device_count()
+
+    def step(batch: dict[str, np.ndarray]) -> Any:
+        nonlocal state
+        state, metrics = program.dispatch(state, jax.tree.map(lambda x: x[None], steps.shard(batch, devices)))
+        return metrics
+
+    with streaming.training_batches(dataset.train, stream(config.seed, "order"), config.batch_size,
+                                    config.data.image_size, on_error=config.data.on_error) as batches:
+        rates = streaming.measure(batches, step, repeats)
+    rows = [{"what": what, "seconds": config.batch_size / rate, "images_per_second": rate} for what, rate in
+            (("decode and crop a batch", rates.data), ("training step", rates.step), ("both", rates.both))]
+    return [*rows, {"what": "waiting for data", "share": rates.waiting,
+                    "seconds": rates.waiting * config.batch_size / rates.both}]
