@@ -1,5 +1,6 @@
 """The region proposal network: Ren, He, Girshick and Sun 2015, "Faster R-CNN", section 3.1."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from cnnjax import ops
 from cnnjax.detection.losses import box_loss, objectness_loss
 from cnnjax.detection.targets import AnchorTargets
+from cnnjax.models.layers import conv
 
 
 class RPN(nn.Module):
@@ -26,9 +28,10 @@ class RPN(nn.Module):
     def __call__(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
         n = len(features)
         init = nn.initializers.normal(0.01)
-        x = nn.relu(nn.Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype, name="conv")(features))
-        objectness = nn.Conv(self.anchors, (1, 1), kernel_init=init, dtype=self.dtype, name="objectness")(x)
-        deltas = nn.Conv(4 * self.anchors, (1, 1), kernel_init=init, dtype=self.dtype, name="deltas")(x)
+        layer = partial(conv, use_bias=True, kernel_init=init, dtype=self.dtype)
+        x = nn.relu(layer(self.channels, 3, name="conv")(features))
+        objectness = layer(self.anchors, 1, name="objectness")(x)
+        deltas = layer(4 * self.anchors, 1, name="deltas")(x)
         return objectness.reshape(n, -1).astype(jnp.float32), deltas.reshape(n, -1, 4).astype(jnp.float32)
 
 

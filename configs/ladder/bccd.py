@@ -30,8 +30,10 @@ def get_config() -> ConfigDict:
     config.backbone.freeze_norm = False
     config.pretraining = shortened(200, 32, 0.02)
 
+    # Red cells touch: on eight training images "fast" finds 86 % of them at IoU 0.5, "quality" 94 %.
+    config.proposals.mode = "quality"
     config.proposals.side = 320
-    config.proposals.smallest = 8
+    config.proposals.smallest = 10          # platelets are 12 and more
     config.proposals.most = 1000
 
     config.rcnn.side, config.rcnn.context = 56, 4
@@ -50,5 +52,9 @@ def get_config() -> ConfigDict:
     faster.smallest = 6.0
     faster.proposals_train.update(before=1000, after=300)
     faster.proposals_test.update(before=1000, after=200)
-    faster.training = shortened(2000, 2, 0.02)
+    faster.training = shortened(3000, 2, 0.02)
+
+    # One red cell in twenty overlaps another by an IoU of 0.3, one in a hundred by 0.47 (training images).
+    for test in (config.test, config.rcnn.test, config.sppnet.test):
+        test.nms = 0.45
     return config
