@@ -67,15 +67,18 @@ def _parse(file: Path) -> Parsed | str:
                 return f"object {node.findtext('name')!r} has no bndbox"
             corners = [float(box.findtext(side, "nan")) for side in ("xmin", "ymin", "xmax", "ymax")]
             flags = [node.findtext(flag, "0").strip() == "1" for flag in ("difficult", "truncated")]
-            xmin, ymin, xmax, ymax = corners
-            if xmin < xmax and ymin < ymax:
-                corners = [xmin - 1, ymin - 1, xmax, ymax]      # what is no box stays as it is, to be named so
-            objects.append((node.findtext("name", "").strip(), corners, flags[0], flags[1]))
+            objects.append((node.findtext("name", "").strip(), _continuous(corners), flags[0], flags[1]))
     except FileNotFoundError:
         return "no such annotation file"
     except (ParseError, DefusedXmlException, ValueError, OSError) as error:
         return f"not a VOC annotation ({type(error).__name__}: {error})"
     return (said if said and all(said) else None), objects
+
+
+def _continuous(corners: Sequence[float]) -> Sequence[float]:
+    """1-based inclusive corners as a continuous box; what is no box stays as it is, to be named so."""
+    xmin, ymin, xmax, ymax = corners
+    return (xmin - 1, ymin - 1, xmax, ymax) if xmin < xmax and ymin < ymax else corners
 
 
 def _split(root: Path, identifiers: list[str], parsed: dict[str, Parsed | str], names: tuple[str, ...],
@@ -115,8 +118,7 @@ def read_tfds(path: str, train_split: str, test_split: str,
             rows = []
             for bbox, label, difficult, truncated in zip(*(np.asarray(example["objects"][key]) for key in (
                     "bbox", "label", "is_difficult", "is_truncated")), strict=True):
-                corners = bbox[[1, 0, 3, 2]] * [width, height, width, height] - [1, 1, 0, 0]
-                box = usable_box(corners, height, width)
+                box = usable_box(_continuous(bbox[[1, 0, 3, 2]] * [width, height, width, height]), height, width)
                 if isinstance(box, str):
                     faults.found(title, f"{names[label]} {box}")
                 else:
