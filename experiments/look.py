@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from cnnjax import classification
-from cnnjax.data import augment
+from cnnjax.data import augment, decode
 from cnnjax.errors import UserError
 from cnnjax.reporting import look
 from cnnjax.training import workdir as workdirs
@@ -41,9 +41,10 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An image file as uint8 of this `(H, W, C)`, C 1 or 3, stretched to it. Raises UserError if it cannot be read."""
     try:
-        picture = Image.open(path).convert("L" if shape[2] == 1 else "RGB").resize((shape[1], shape[0]))
+        picture = Image.fromarray(decode.decode(path.read_bytes(), str(path)))
     except FileNotFoundError:
         raise UserError(f"--image {path}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise UserError(f"--image {path}: not a readable image ({error})") from error
+    except IsADirectoryError:
+        raise UserError(f"--image {path}: a folder, expected an image file") from None
+    picture = picture.convert("L" if shape[2] == 1 else "RGB").resize((shape[1], shape[0]))
     return np.asarray(picture, np.uint8).reshape(shape)

@@ -1,0 +1,60 @@
+"""`cnnjax look` on a run: pictures of its test images or of a file, and what it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnnjax import classification
+from cnnjax import config as configs
+from cnnjax.errors import UserError
+from experiments import look
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of five steps."""
+    workdir = tmp_path_factory.mktemp("look") / "run"
+    classification.train(configs.load(TINY, ["steps=5", "schedule.boundaries=()", "eval_every=5"]), workdir)
+    return workdir
+
+
+def test_pictures_of_a_run_and_of_a_file(run, tmp_path):
+    paths = look.run(run, count=2)
+    assert {path.name for path in paths} == {"kernels.png", "features.png", "grad_cam.png"}
+    for path in paths:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 50
+    before = (run / "figures" / "grad_cam.png").read_bytes()
+    photograph = tmp_path / "photograph.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)).save(photograph)
+    look.run(run, image=photograph, stage="stage1")
+    assert (run / "figures" / "grad_cam.png").read_bytes() != before
+
+
+def test_a_file_becomes_what_the_network_takes(tmp_path):
+    half = np.zeros((10, 20, 3), np.uint8)
+    half[:, 10:] = 255
+    file = tmp_path / "half.png"
+    Image.fromarray(half).save(file)
+    image = look.read_image(file, (16, 16, 1))
+    assert image.shape == (16, 16, 1)
+    assert (image[:, :6] == 0).all()
+    assert (image[:, 10:] == 255).all()
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"count": 0}, "--count 0: expected 1 or more"),
+    ({"stage": "stage9"}, "stage9"),
+    ({"step": 3}, "--step 3"),
+    ({"image": "absent.png"}, "absent.png: no such file"),
+    ({"image": "."}, "a folder, expected an image file"),
+    ({"image": "text.png"}, "text.png"),
+])
+def test_what_cannot_be_shown_is_refused(run, tmp_path, fields, message):
+    (tmp_path / "text.png").write_text("no image")
+    if "image" in fields:
+        fields = {"image": tmp_path / fields["image"]}
+    with pytest.raises(UserError, match=message) as error:
+        look.run(run, **fields)
+    assert "\n" not in str(error.value)
