@@ -78,6 +78,34 @@ def test_two_processes_have_the_losses_of_one(tmp_path, start, alone, devices):
         359, 359]
 
 
+@pytest.mark.slow               # ResNet-20 of the depth comparison on 4 and 8 devices; last run: never
+@pytest.mark.parametrize("devices", [2, 4])
+def test_two_processes_make_the_depth_study_of_one(tmp_path, devices):
+    settings = ("study.kinds=('resnet',)", "study.depths=(20,)", "diagnostics=False", "sync_batch_norm=True",
+                "optimizer.learning_rate=0.01", "schedule.boundaries=(30,40)", "steps=50", "log_every=1",
+                "eval_every=25", "tensorboard=False")
+
+    def study(workdir, devices, *flags):
+        command = [sys.executable, "-m", "cnnjax.cli", "depth", "--config", "configs/depth/digits.py", "--workdir",
+                   str(workdir), "--devices", str(devices), *flags, *(f"--config.{setting}" for setting in settings)]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE,
+                                text=True)
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    one = [study(tmp_path / "one", 1)]
+    assert finish(one)[0] == [0]
+    address = ("--coordinator", f"localhost:{port}", "--processes", "2")
+    two = [study(tmp_path / "two", devices, *address, "--process", str(i)) for i in range(2)]
+    statuses, errors = finish(two)
+    assert statuses == [0, 0], errors
+    for split, count in (("train", 50), ("test", 2)):
+        expected, found = (losses(tmp_path / run / "cells" / "resnet20-seed0", split) for run in ("one", "two"))
+        assert len(expected) == len(found) == count
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 @pytest.mark.slow               # four starts and half a minute without heartbeats; last run on 2026-11-24
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_killed_process_ends_the_other_and_both_go_on(tmp_path, start, victim):
