@@ -4,7 +4,8 @@ import ast
 import difflib
 import importlib.util
 import json
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +125,36 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
         expected = type(known[field])
         if type(value) is not expected and not (expected is float and type(value) is int):
             raise UserError(f"config field {field!r}: found {value!r}, expected {expected.__name__}")
+        items = value if isinstance(value, tuple) else (value,)
+        kind = type(known[field][0]) if isinstance(value, tuple) and known[field] else None
+        if kind and any(type(item) is not kind and not (kind is float and type(item) is int) for item in items):
+            raise UserError(f"config field {field!r}: found {value!r}, expected items of type {kind.__name__}")
+        if any(isinstance(item, float) and not math.isfinite(item) for item in items):
+            raise UserError(f"config field {field!r}: found {value!r}, expected a finite number")
     for field in known:
         if field not in found:
             raise UserError(f"config lacks the field {field!r} (default {known[field]!r})")
+
+
+def require(config: Any, intervals: Mapping[str, str], prefix: str = "") -> None:
+    """Refuses a number outside of its field's interval, such as `{"optimizer.momentum": "[0, 1)"}`, and of a tuple each
+    item. What is no finite number lies in none.
+
+    `prefix` is what the config's fields are called by before their name. Raises UserError naming the field, what was
+    found and what was expected.
+    """
+    leaves = flatten(config)
+    for field, interval in intervals.items():
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        value = leaves[field]
+        for number in value if isinstance(value, tuple) else (value,):
+            over = isinstance(number, int | float) and (number >= low if interval[0] == "[" else number > low)
+            under = isinstance(number, int | float) and (number <= high if interval[-1] == "]" else number < high)
+            if over and under and math.isfinite(number):
+                continue
+            least = f"at least {low:.10g}" if interval[0] == "[" else f"over {low:.10g}"
+            most = "" if math.isinf(high) else f" and {'at most' if interval[-1] == ']' else 'under'} {high:.10g}"
+            raise UserError(f"config field '{prefix}{field}': found {value}, expected {least}{most}")
 
 
 def dump(config: ConfigDict) -> str:

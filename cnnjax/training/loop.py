@@ -3,6 +3,7 @@
 It knows no network and no detector by name. It is where a run's side effects are: files, signals, what is printed.
 """
 
+import importlib.util
 import itertools
 import math
 import signal
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax import config as configs
 from cnnjax.errors import UserError
 from cnnjax.training import distributed, population, progress, schedules
 from cnnjax.training import state as states
@@ -186,35 +188,44 @@ def open_checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
     return Checkpoints(workdir / "checkpoints", config.keep_checkpoints, best)
 
 
-def check(config: ConfigDict) -> None:
-    """Refuses what no loop can run. Raises UserError naming the field, what was found and what was expected."""
-    for field in ("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints",
-                  "steps_per_dispatch"):
-        if config[field] < 1:
-            raise UserError(f"config field {field!r}: found {config[field]}, expected at least 1")
-    accumulate = config.optimizer.accumulate
-    if accumulate < 1:
-        raise UserError(f"config field 'optimizer.accumulate': found {accumulate}, expected at least 1")
+COUNT = "[1, 2147483647]"
+"""An interval of `config.require`: steps are counted in int32."""
+
+RANGES = {
+    "seed": "[0, 4294967295]",      # uint32
+    **dict.fromkeys(("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints",
+                     "steps_per_dispatch", "schedule.boundaries", "schedule.reference_batch", "optimizer.accumulate"),
+                    COUNT),
+    **dict.fromkeys(("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm"), "[0, 3e38]"),
+    **dict.fromkeys(("optimizer.momentum", "optimizer.label_smoothing", "optimizer.ema"), "[0, 1)"),
+    "schedule.factor": "(0, 1]",
+    "schedule.power": "[0, 100]",
+    "schedule.warmup_steps": "[0, 2147483647]",
+    "schedule.warmup_factor": "[0, 1]",
+}
+"""What a loop can run, by field."""
+
+
+def check(config: ConfigDict, prefix: str = "") -> None:
+    """Refuses what no loop can run. Raises UserError naming the field, what was found and what was expected; `prefix`
+    is what the field is called by before its name."""
+    configs.require(config, {field: RANGES[field] for field in RANGES if field != "seed" or "seed" in config}, prefix)
+    boundaries = config.schedule.boundaries
+    if list(boundaries) != sorted(set(boundaries)):
+        raise UserError(f"config field '{prefix}schedule.boundaries': found {boundaries}, expected steps in order")
     if config.steps % config.log_every:
-        raise UserError(f"config field 'log_every': {config.log_every} does not divide steps = {config.steps}")
+        raise UserError(f"config field '{prefix}log_every': {config.log_every} does not divide steps = {config.steps}")
+    accumulate = config.optimizer.accumulate
     if config.batch_size % (jax.device_count() * accumulate):
         parts = f" in {accumulate} parts each" if accumulate > 1 else ""
-        raise UserError(f"config field 'batch_size': {config.batch_size} images cannot be shared evenly by the "
+        raise UserError(f"config field '{prefix}batch_size': {config.batch_size} images cannot be shared evenly by the "
                         f"{jax.device_count()} devices{parts}")
-    if config.optimizer.learning_rate < 0 or not math.isfinite(config.optimizer.learning_rate):
-        raise UserError(f"config field 'optimizer.learning_rate': found {config.optimizer.learning_rate}, expected a "
-                        "number that is not negative")
-    for field in ("momentum", "label_smoothing", "ema"):
-        if not 0 <= config.optimizer[field] < 1:
-            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0 "
-                            "and under 1")
-    for field in ("weight_decay", "clip_norm"):
-        if not config.optimizer[field] >= 0:
-            raise UserError(f"config field 'optimizer.{field}': found {config.optimizer[field]}, expected at least 0")
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(f"config field '{prefix}wandb' is set but the package is missing: pip install wandb")
     try:
         schedules.from_config(config.schedule, config.steps, config.batch_size)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(str(error).replace("config field '", f"config field '{prefix}")) from error
 
 
 def dispatch_length(config: ConfigDict) -> int:
@@ -265,10 +276,7 @@ def _events(config: ConfigDict, workdir: Path, step: int) -> Iterator[Callable[[
             stack.callback(writer.close)
             sinks.append(writer.add_scalar)
         if config.wandb:
-            try:
-                import wandb
-            except ImportError:
-                raise UserError("config field 'wandb' is set but the package is missing: pip install wandb") from None
+            import wandb
             run = wandb.init(project=config.wandb, dir=str(workdir), name=workdir.name, config=config.to_dict())
             stack.callback(run.finish)
             sinks.append(lambda key, value, at: run.log({key: value}, step=at))
