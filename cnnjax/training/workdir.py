@@ -52,8 +52,17 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
+        new = not (workdir / "config.json").exists()
         same_config(workdir, config)
-        yield
+        try:
+            yield
+        except UserError:
+            if new and not any(path.is_dir() for path in workdir.iterdir()):    # nothing was begun: with the mistake
+                for name in ("config.json", "data.json", ".lock"):              # mended the same workdir serves
+                    (workdir / name).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):      # something else is in there
+                    workdir.rmdir()
+            raise
 
 
 def same_config(workdir: Path, config: ConfigDict) -> None:
