@@ -14,6 +14,7 @@ import optax
 from jax import lax
 from ml_collections import ConfigDict
 
+from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax import models
 from cnnjax.data import augment, feed, streaming
@@ -29,6 +30,10 @@ Images = datasets.Dataset | streaming.Streamed
 AUXILIARY_WEIGHT = 0.3
 """Of the losses of GoogLeNet's two extra heads (Szegedy et al. 2014, section 5)."""
 
+RANGES = {"data.pad": "[0, 4096]", "data.image_size": "[0, 8192]", "data.validation": loop.COUNT.replace("1", "0", 1),
+          "population": "[1, 1000]"}
+"""What `config.require` allows, beside the loop's."""
+
 Probe = Callable[[nn.Module, State], dict[str, Any]]
 """A row for metrics.jsonl that is made at each evaluation, such as the gradient norm of each layer."""
 
@@ -41,11 +46,57 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
         raise UserError(f"config field 'dtype': found {config.dtype!r}, expected float32 or bfloat16")
     try:
         known = models.fields(name)
+        for field in fields.keys() & known.keys():
+            _check_field(field, fields[field], known[field])
         if config.sync_batch_norm and "bn_axis_name" in known:
             fields["bn_axis_name"] = steps.AXIS
         return models.create(name, num_classes, dtype=jnp.dtype(config.dtype), **fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"config field 'model': {error}") from error
+
+
+def _check_field(field: str, found: Any, default: Any) -> None:
+    """Raises UserError for a field of a network that has not its default's type, or that holds a negative number."""
+    fits = type(found) is type(default) or (isinstance(default, float) and type(found) is int)
+    if default is not None and not fits:
+        raise UserError(f"config field 'model.{field}': found {found!r}, expected {type(default).__name__} like "
+                        f"{default!r}")
+    if any(isinstance(n, int | float) and not n >= 0 for n in (found if isinstance(found, tuple) else (found,))):
+        raise UserError(f"config field 'model.{field}': found {found!r}, expected nothing negative")
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError naming the field for a config that no network could be trained by, before anything is read."""
+    loop.check(config)
+    configs.require(config, RANGES)
+    create_model(config, 10)
+    if config.data.ten_crop and not config.data.streamed:
+        raise UserError("config field 'data.ten_crop': only streamed images are cropped; set data.streamed")
+    several = [name for name, values in config.members.items() if values]
+    if config.population == 1 and several:
+        raise UserError(f"config field 'members.{several[0]}' is set, but population is 1: set it to the number of "
+                        "values")
+
+
+def check_images(config: ConfigDict, module: nn.Module, dataset: Images) -> None:
+    """Raises UserError naming the field when the network cannot take these images: it is traced, not compiled."""
+    height, width, channels = dataset.image_shape
+    if config.data.pad > min(height, width):
+        raise UserError(f"config field 'data.pad': found {config.data.pad}, expected at most the images' side, "
+                        f"{min(height, width)}")
+    images = f"images of {width}x{height} with {channels} channel{'s' * (channels > 1)}"
+    try:
+        variables = jax.eval_shape(lambda: module.init(
+            {"params": jax.random.key(0), "dropout": jax.random.key(0)}, jnp.zeros((1, *dataset.image_shape)),
+            capture_intermediates=True))
+    except Exception as error:          # whatever a layer raises for sizes that it cannot have
+        reason = str(error).strip().splitlines() or [""]
+        raise UserError(f"config field 'model': {config.model.name} as set cannot take {images} "
+                        f"({type(error).__name__}: {reason[0][:200]})") from None
+    empty = [leaf.shape for leaf in jax.tree.leaves(variables) if not leaf.size]
+    if empty:
+        raise UserError(f"config field 'model': {config.model.name} as set has nothing left of {images} (a layer of "
+                        f"shape {empty[0]}); set data.image_size or the network's fields")
 
 
 def loss_function(module: nn.Module) -> steps.LossFn:
@@ -159,10 +210,10 @@ def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None,
     """
     if config.population != 1:
         return train_population(config, workdir, dataset=dataset, probe=probe)
-    loop.check(config)
-    create_model(config, 10)                # a wrong name or field is refused before any image is read
+    check(config)                           # what is wrong is refused before any image is read
     dataset = load_data(config) if dataset is None else dataset
     module = create_model(config, len(dataset.classes))
+    check_images(config, module, dataset)
     with workdirs.claim(workdir, config):
         splits = ("test",) if dataset.validation is None else ("validation", "test")
         scores = evaluator(config, module, dataset, splits)
@@ -183,15 +234,17 @@ def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] 
     Each member becomes an ordinary run in a folder of its own, by default in `workdir/members`. Where `together`, by
     default on accelerators, they are one program whose checkpoints are in `workdir` until they are split at the end.
     """
+    configs.require(config, RANGES)
     members = population.members(config)
     folders = folders or [workdir / "members" / str(i) for i in range(len(members))]
     if not (population.together() if together is None else together):
         return _mean_result(workdir, [train(member, folder, dataset=dataset, probe=probe)
                                       for member, folder in zip(members, folders, strict=True)])
     for member in members:
-        loop.check(member)
+        check(member)
     dataset = load_data(config) if dataset is None else dataset
     module = create_model(config, len(dataset.classes))
+    check_images(config, module, dataset)
     data = training_data(config, dataset)
     if "stream" in data and len({member.seed for member in members}) > 1:
         raise UserError("config field 'population': its images do not fit on a device, and one stream serves no two "
