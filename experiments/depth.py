@@ -91,6 +91,17 @@ def check(config: ConfigDict) -> None:
         if cell.network not in models.names():
             raise UserError(f"config field 'study': {cell.network} is not a network; kinds are plain and resnet, "
                             "depths 20, 32, 44, 56 and, residual only, 110")
+        classification.check(cell_config(config, cell))
+    if config.model.name != "resnet20":
+        raise UserError(f"config field 'model.name': found {config.model.name!r}; a study names its networks by "
+                        "study.kinds and study.depths")
+    if config.population != 1:
+        raise UserError(f"config field 'population': found {config.population}; a study has study.seeds instead")
+    for pair in config.study.published:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) and
+                isinstance(pair[1], int | float)):
+            raise UserError(f"config field 'study.published': found {pair!r}, expected pairs of a network's name and "
+                            "its error in %")
 
 
 def cells(config: ConfigDict) -> Iterator[Cell]:

@@ -85,6 +85,7 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
     if workers < 1:
         raise UserError(f"--workers {workers}: expected at least 1")
     trials = count(config, space)
+    classification.load_data(config)        # what is wrong with it is said before the workdir is this sweep's
     with _prepared(config, workdir):
         study = open_study(workdir, config, storage)
         _same_sweep(study, config, space)
@@ -113,8 +114,7 @@ def check(config: ConfigDict, space: Space) -> None:
             raise UserError(f"config field 'sweep.{field}': found {options[field]!r}, expected one of "
                             f"{', '.join(known)}")
     launcher_options(config)
-    if options.trials < 1:
-        raise UserError(f"config field 'sweep.trials': found {options.trials}, expected at least 1")
+    configs.require(config, {"sweep.trials": "[1, 1000000]", "sweep.startup": "[0, 1000000]"})
     if not config.data.validation:
         raise UserError("config field 'data.validation': found 0; a sweep chooses by the error on images held out of "
                         "the training split, so set how many")
@@ -130,8 +130,7 @@ def check(config: ConfigDict, space: Space) -> None:
             (distribution.low, distribution.high)
         for value in ends:
             own = trial_config(config, {field: value})
-            loop.check(own)
-            classification.create_model(own, 10)
+            classification.check(own)
     if options.sampler == "grid":
         grid(space)
 
@@ -503,7 +502,7 @@ def launcher_options(config: ConfigDict) -> dict[str, Any]:
     options = {}
     for text in config.sweep.launch.split():
         name, equals, value = text.partition("=")
-        if not equals:
+        if not (name and equals and value):
             raise UserError(f"config field 'sweep.launch': found {text!r}, expected NAME=VALUE ...")
         options[name] = configs.literal(value)
     return options
