@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import detection as datasets
 from cnnjax.data.detection import DetectionData
-from cnnjax.detection import common, detectors
+from cnnjax.detection import common, detectors, settings
 from cnnjax.detection.common import Found
 from cnnjax.detection.proposals import Cache
 from cnnjax.errors import UserError
@@ -55,6 +55,7 @@ def check(config: ConfigDict) -> None:
         raise UserError(f"config field 'detectors': found {config.detectors}, expected one or more different ones")
     for kind in config.detectors:
         detectors.check(kind)
+    settings.check(config)
 
 
 def cell(kind: str, config: ConfigDict, data: DetectionData, workdir: Path) -> None:
