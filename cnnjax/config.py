@@ -51,8 +51,8 @@ def call(path: Path, name: str) -> Any:
     try:
         spec.loader.exec_module(module)
         return getattr(module, name)()
-    except Exception as error:              # a config file is the user's code: whatever it raises is theirs to mend
-        raise UserError(f"config file {path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:    # a config file is the user's code: whatever it raises is theirs to mend
+        raise UserError(f"config file {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def set_field(config: ConfigDict, field: str, text: str) -> None:
@@ -96,7 +96,7 @@ def literal(text: str) -> Any:
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):       # what literal_eval documents
         return text
 
 
@@ -168,7 +168,10 @@ def from_json(text: str) -> ConfigDict:
         if isinstance(tree, dict):
             return {key: tuples(value) for key, value in tree.items()}
         return tuple(tree) if isinstance(tree, list) else tree
-    tree = json.loads(text)
+    try:
+        tree = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(tree, dict):
         raise ValueError(f"found {type(tree).__name__}, expected an object")
     return ConfigDict(tuples(tree))
