@@ -47,7 +47,14 @@ def _identifiers(root: Path, split: str) -> list[str]:
         if not file.is_file():
             known = [p.stem for p in file.parent.glob("*.txt")]
             raise UserError(f"data.path {root}: no split {part!r} (ImageSets/Main/{part}.txt){nearest(part, known)}")
-        identifiers += [line.split()[0] for line in file.read_text().splitlines() if line.strip()]
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{file}: not a list of images ({error})") from None
+        identifiers += [line.split()[0] for line in lines if line.strip()]
+    for identifier in identifiers:
+        if "/" in identifier or "\\" in identifier:
+            raise UserError(f"data.path {root}: split {split!r} names {identifier!r}, expected names without a folder")
     return identifiers
 
 
@@ -58,6 +65,8 @@ def _parse(file: Path) -> Parsed | str:
     """The (height, width) and the objects (name, box, difficult, truncated) of an annotation, or why there are none."""
     try:
         tree = defusedxml.ElementTree.parse(file).getroot()
+        if tree.tag != "annotation":
+            return f"not a VOC annotation (its root is <{tree.tag}>, expected <annotation>)"
         size = tree.find("size")
         said = None if size is None else (int(size.findtext("height", "0")), int(size.findtext("width", "0")))
         objects: list[tuple[str, Sequence[float], bool, bool]] = []
@@ -66,12 +75,17 @@ def _parse(file: Path) -> Parsed | str:
             if box is None:
                 return f"object {node.findtext('name')!r} has no bndbox"
             corners = [float(box.findtext(side, "nan")) for side in ("xmin", "ymin", "xmax", "ymax")]
+            name, difficult = node.findtext("name", "").strip(), node.findtext("difficult", "0").strip()
+            if not name:
+                return "an object has no name"
+            if difficult not in ("0", "1"):
+                return f"object {name!r}: difficult is {difficult!r}, expected 0 or 1"
             flags = [node.findtext(flag, "0").strip() == "1" for flag in ("difficult", "truncated")]
-            objects.append((node.findtext("name", "").strip(), _continuous(corners), flags[0], flags[1]))
+            objects.append((name, _continuous(corners), flags[0], flags[1]))
     except FileNotFoundError:
         return "no such annotation file"
-    except (ParseError, DefusedXmlException, ValueError, OSError) as error:
-        return f"not a VOC annotation ({type(error).__name__}: {error})"
+    except (ParseError, DefusedXmlException, ValueError, LookupError, OSError) as error:
+        return f"not a VOC annotation ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     return (said if said and all(said) else None), objects
 
 
