@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,15 @@ from PIL import Image, ImageOps
 
 from cnnjax.errors import UserError
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # MAX_PIXELS is under Pillow's limit
 SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 2**26
 """A file that declares more (8192 x 8192) is refused before any of it is decoded."""
 
 _CHUNK = 256        # images a task: enough that handing out tasks costs nothing
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error, zlib.error,
-           Image.DecompressionBombError)
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, OverflowError, struct.error, zlib.error,
+          Image.DecompressionBombError)
+"""What decoders raise for a broken file."""
 
 
 class BadImage(UserError):
@@ -34,7 +37,7 @@ def _named(name: str) -> Iterator[None]:
         yield
     except Image.UnidentifiedImageError:
         raise BadImage(f"{name} is neither a JPEG nor a PNG image") from None
-    except _BROKEN as error:
+    except BROKEN as error:
         raise BadImage(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from None
 
 

@@ -96,8 +96,9 @@ def load(config: Any, seed: int) -> DetectionData:
         train, test, classes = coco.read(config.path, config.train_split, config.test_split, config.classes, faults)
     else:
         raise UserError(f"data.source: found {config.source!r}, expected 'scatter', 'voc', 'tfds' or 'coco'")
-    if not len(train):
-        raise UserError(f"data.path {config.path}: no usable image in split {config.train_split!r}")
+    for images, split in ((train, config.train_split), (test, config.test_split)):
+        if not len(images):
+            raise UserError(f"data.path {config.path}: no usable image in split {split!r}")
     return DetectionData(train, test, classes, tuple(faults.skipped))
 
 
@@ -133,8 +134,8 @@ def probe_all(paths: Sequence[Path]) -> list[tuple[tuple[int, int], tuple[int, i
             return probe(path)
         except FileNotFoundError:
             return "no such image file"
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return f"unreadable image ({str(error).splitlines()[0]})"
+        except decode.BROKEN as error:
+            return f"unreadable image ({' '.join(str(error).split()) or type(error).__name__})"
 
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(one, paths))
