@@ -1,11 +1,14 @@
 """Folders and tars of image files, `<split>/<class>/*.{jpg,jpeg,png}`, decoded once into the cache."""
 
+import bz2
 import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -34,7 +37,14 @@ def folder(config: ConfigDict) -> Splits:
     base, listing = list_folder(config.path)
     content = [[name, (stat := (base / name).stat()).st_size, stat.st_mtime_ns] for name in _names(listing)]
     return cache.cached(config.cache, "folder", [config.image_size, config.on_error, content],
-                        _builder(listing, lambda name: (base / name).read_bytes(), str(base), config))
+                        _builder(listing, lambda name: _read(base / name), str(base), config))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise decode.BadImage(f"{file} cannot be read: {error.strerror}") from None
 
 
 def tar(config: ConfigDict) -> Splits:
@@ -155,10 +165,8 @@ def _uncompressed(file: Path, scratch):
     if magic[:2] == b"\x1f\x8b":
         opener = gzip.open
     elif magic[:3] == b"BZh":
-        import bz2
         opener = bz2.open
     elif magic == b"\xfd7zXZ\0":
-        import lzma
         opener = lzma.open
     if opener is None:
         return file.open("rb")
@@ -167,6 +175,10 @@ def _uncompressed(file: Path, scratch):
             shutil.copyfileobj(stream, scratch, 2**20)
     except EOFError:
         raise UserError(f"data.path: {file} is cut off: its compressed data ends early") from None
+    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:          # of the disk, not of the data
+            raise
+        raise UserError(f"data.path: {file} cannot be unpacked: {error}") from None
     scratch.seek(0)
     return scratch
 
