@@ -32,6 +32,8 @@ def idx(config: ConfigDict) -> Splits:
             raise UserError(f"data.path: {folder} has {len(images)} images but {len(labels)} labels for {split}")
         if not len(images):
             raise UserError(f"data.path: {folder} has no image for {split}")
+        if not images.size:
+            raise UserError(f"data.path: {folder} has images of {images.shape[2]}x{images.shape[1]} pixels for {split}")
         splits[split] = ImageSet(decode.resize_all(images[..., None], config.image_size), labels.astype(np.int32))
     classes = int(splits["train"].labels.max()) + 1
     missing = sorted(set(range(classes)) - set(splits["train"].labels.tolist()))
