@@ -10,6 +10,7 @@ import math
 import pickle
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,6 +26,12 @@ _STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStora
 
 _SAFETENSORS = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "I64": np.int64,
                 "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
+
+_BROKEN = (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error,
+           zipfile.BadZipFile, zlib.error, OverflowError, OSError, RecursionError, MemoryError, NotImplementedError,
+           RuntimeError)
+"""What reading a damaged pickle, zip or header raises; RuntimeError is that of an encrypted zip, OSError of a place
+before the file."""
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -61,8 +68,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         loaded, read_storage = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error,
-            zipfile.BadZipFile, OverflowError) as error:
+    except _BROKEN as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not readable as PyTorch weights ({reason}); expected a state dict written by "
                         "torch.save, or a .safetensors file") from error
@@ -75,7 +81,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
                         "'model'")
     try:
         return {str(key): _view(value, read_storage) for key, value in loaded.items() if isinstance(value, _Tensor)}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _BROKEN as error:
         raise UserError(f"{path}: damaged weights ({' '.join(str(error).split())})") from error
 
 
@@ -158,6 +164,8 @@ def _read_zip(path: Path) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
 
     def read_storage(storage: _Storage) -> np.ndarray:
         name = f"{folder}data/{storage.key}"
+        if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"storage {storage.key} is compressed, which PyTorch never does")
         if archive.getinfo(name).file_size < storage.length * storage.dtype.itemsize:
             raise ValueError(f"storage {storage.key} is cut short")
         return np.frombuffer(archive.read(name), storage.dtype, storage.length)
@@ -197,6 +205,8 @@ def _tensors(loaded: Any) -> list[_Tensor]:
 def _view(tensor: _Tensor, read_storage: Callable[[_Storage], np.ndarray]) -> np.ndarray:
     """The array of a tensor. Raises ValueError if it reaches beyond its storage."""
     storage, offset, shape, stride = tensor
+    if math.prod(shape) > storage.length:
+        raise ValueError(f"a tensor of shape {shape} in a storage of {storage.length} numbers")
     if len(shape) != len(stride) or min((offset, *shape, *stride)) < 0:
         raise ValueError(f"a tensor of shape {shape}, strides {stride} and offset {offset}")
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
