@@ -301,12 +301,23 @@ def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, An
     The checkpoint is that of `step`, else the best on the validation split where there is one, else the last.
     Raises UserError for a folder that is no run, a step or a split that is not there.
     """
-    config = workdirs.read_config(workdir)
+    config = read_run(workdir)
     dataset = load_data(config)
     if getattr(dataset, split) is None:
         raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")
     module, state, step = restore(workdir, config, dataset, step)
     return {"step": step, **evaluator(config, module, dataset, (split,))(state)[0]}
+
+
+def read_run(workdir: Path) -> ConfigDict:
+    """The config of a run of one network. Raises UserError for a workdir that holds none, or a study or a ladder."""
+    config = workdirs.read_config(workdir)
+    found = configs.flatten(config)
+    for field in ("model.name", "data.source", "steps", "batch_size", "optimizer.learning_rate"):
+        if field not in found:
+            raise UserError(f"{workdir} is not a run of one network: its config has no {field!r}; the runs of a study "
+                            "are in its folder cells")
+    return config
 
 
 def restore(workdir: Path, config: ConfigDict, dataset: Images,

@@ -9,7 +9,6 @@ from cnnjax import classification
 from cnnjax.data import augment, decode
 from cnnjax.errors import UserError
 from cnnjax.reporting import look
-from cnnjax.training import workdir as workdirs
 
 
 def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | None = None,
@@ -23,7 +22,7 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
     """
     if count < 1:
         raise UserError(f"--count {count}: expected 1 or more")
-    config = workdirs.read_config(workdir)
+    config = classification.read_run(workdir)
     if config.data.streamed and image is None:
         raise UserError(f"{workdir} was trained on streamed images, which are not kept: give one by --image FILE")
     dataset = classification.load_data(config)

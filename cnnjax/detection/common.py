@@ -1,6 +1,7 @@
 """What the four detectors share: how they are trained, what they give, and the end of the way from scores to boxes."""
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,12 +82,14 @@ def load(folder: Path) -> tuple[str, tuple[str, ...], ConfigDict, Variables]:
     """Kind, classes, config and arrays of a detector that `save` wrote. Raises UserError when there is none."""
     try:
         described = json.loads((folder / "detector.json").read_text())
+        for part in ("kind", "classes", "config"):
+            described[part]
         with np.load(folder / "detector.npz") as kept:
             arrays = nested({k: kept[k] for k in kept.files})
     except FileNotFoundError as error:
         raise UserError(f"{folder}: no trained detector there ({Path(str(error.filename)).name} is missing)") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder}: the detector cannot be read: {error}") from None
+    except (ValueError, KeyError, TypeError, OSError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+        raise UserError(f"{folder}: the detector cannot be read ({type(error).__name__}: {error})") from None
     config = _tuples(described["config"])
     return described["kind"], tuple(described["classes"]), ConfigDict(config), arrays
 
