@@ -126,6 +126,8 @@ def check(config: ConfigDict, space: Space) -> None:
         if not isinstance(distribution, CategoricalDistribution | FloatDistribution | IntDistribution):
             raise UserError(f"space() has {type(distribution).__name__} for {field!r}, expected one of "
                             "optuna.distributions")
+        if not isinstance(field, str):
+            raise UserError(f"space() has the name {field!r}, expected the dotted name of a field")
         ends = distribution.choices if isinstance(distribution, CategoricalDistribution) else \
             (distribution.low, distribution.high)
         for value in ends:
