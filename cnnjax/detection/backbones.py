@@ -96,22 +96,23 @@ def truncate(params: Mapping[str, Any], ranks: Sequence[int]) -> dict[str, Any]:
 
 
 class StageHead(nn.Module):
-    """The last stage of a ResNet over each region, then the mean over its places: "C4" of He et al. 2015."""
+    """The last stage of a ResNet over each region, then the mean over its places: "C4" of He et al. 2015.
+
+    `block` holds the network's fields of a `Block`.
+    """
 
     blocks: int
     filters: int
     stage: int
-    bottleneck: bool
-    stride_in_3x3: bool = False
+    block: Mapping[str, Any]
     freeze_norm: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         for b in range(self.blocks):
-            x = Block(self.filters, 2 if b == 0 else 1, bottleneck=self.bottleneck, shortcut="B",
-                      stride_in_3x3=self.stride_in_3x3, dtype=self.dtype, name=f"stage{self.stage}_block{b + 1}",
-                      )(x, train=train and not self.freeze_norm)
+            x = Block(self.filters, 2 if b == 0 else 1, **self.block, dtype=self.dtype,
+                      name=f"stage{self.stage}_block{b + 1}")(x, train=train and not self.freeze_norm)
         return x.mean((1, 2))
 
 
@@ -128,24 +129,28 @@ def create(config: Any, dtype: Any = jnp.float32) -> Backbone:
     """The backbone that `config` (the `backbone` group) describes.
 
     `name` is "small" or a network of `cnnjax.models`; the trunk ends with its `stage`. `head` is "dense", layers of
-    `hidden` units with `dropout`, or "stage", the ResNet's next stage. `freeze_norm` holds batch norm's statistics.
+    `hidden` units with `dropout`, or "stage", the ResNet's next stage. `freeze_norm` holds batch norm's statistics,
+    `stride_in_3x3` says where a ResNet's bottlenecks stride.
     Raises UserError for an unknown name, stage or head.
     """
     if config.head not in ("dense", "stage"):
         raise UserError(f"backbone.head: found {config.head!r}, expected 'dense' or 'stage'")
     head: nn.Module = DenseHead(config.hidden, config.dropout, dtype=dtype)
+    fields = {} if config.name == "small" else models.fields(config.name)
+    stride = {}
+    if "stride_in_3x3" in fields:
+        stride["stride_in_3x3"] = config.get("stride_in_3x3", False)        # detectors of old have no such field
     if config.name == "small":
         net: nn.Module = Small(config.widths, dtype)
     elif config.head == "stage":
-        fields = models.fields(config.name)
         if not config.stage.startswith("stage") or "blocks" not in fields:
             raise UserError(f"backbone.head: 'stage' needs a ResNet and a stage, found {config.name} {config.stage}")
         s = int(config.stage[5:])
-        net = models.create(config.name, blocks=fields["blocks"][:s], dtype=dtype)
-        head = StageHead(fields["blocks"][s], fields["width"] * 2**s, s + 1, fields["bottleneck"],
-                         fields["stride_in_3x3"], config.freeze_norm, dtype)
+        net = models.create(config.name, blocks=fields["blocks"][:s], dtype=dtype, **stride)
+        block = {k: fields[k] for k in ("bottleneck", "residual", "shortcut")} | stride
+        head = StageHead(fields["blocks"][s], fields["width"] * 2**s, s + 1, block, config.freeze_norm, dtype)
     else:
-        net = models.create(config.name, dtype=dtype)
+        net = models.create(config.name, dtype=dtype, **stride)
     side = 128
     stages = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), jnp.zeros((1, side, side, 3)),
                                                          features=True)[0])

@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnjax import classification, interop
-from cnnjax import data as datasets
+from cnnjax import classification, interop, models
 from cnnjax.config import nearest
 from cnnjax.data.detection import DetectionData
 from cnnjax.detection import backbones, common, fast_rcnn, faster_rcnn, rcnn, sppnet
@@ -37,8 +36,12 @@ def start(config: Any, data: DetectionData, folder: Path) -> Variables:
         if not (folder / "detector.json").exists():
             common.save(folder, "backbone", data.classes, config, rcnn.pretrain(config, data, folder))
         return common.load(folder)[3]
+    source = _classifier(config)
     variables = rcnn.initialise(rcnn.create(backbone, classes), config.rcnn.side, config.seed)
-    return backbones.transplant(variables, _classifier(config), {"trunk/net": "", "head": ""})
+    parts = {"trunk/net": ""}
+    if config.backbone.head == "stage" or "fc6" in source["params"]:    # else, over a ResNet, dense layers are new
+        parts["head"] = ""
+    return backbones.transplant(variables, source, parts)
 
 
 def _classifier(config: Any) -> Variables:
@@ -47,10 +50,20 @@ def _classifier(config: Any) -> Variables:
     if not path.exists():
         raise UserError(f"backbone.weights: {path} does not exist")
     if path.is_file():
+        _check_stride(config, interop.torch_fields(config.backbone.name))
         return interop.from_torch(config.backbone.name, path)
     trained = workdirs.read_config(path)
-    state = classification.restore(path, trained, datasets.load(trained.data, trained.seed))[1]
-    return {"params": state.params, **state.model_state}
+    _check_stride(config, trained.model)
+    state = classification.restore(path, trained, classification.load_data(trained))[1]
+    return {"params": state.params if state.ema is None else state.ema, **state.model_state}
+
+
+def _check_stride(config: Any, trained: Any) -> None:
+    """That bottlenecks stride where they did in training: the weights would fit all the same."""
+    expected, found = trained.get("stride_in_3x3", False), config.backbone.stride_in_3x3
+    if models.fields(config.backbone.name).get("bottleneck") and found != expected:
+        raise UserError(f"backbone.stride_in_3x3: found {found}, but the {config.backbone.name} of backbone.weights "
+                        f"was trained with {expected}; set it so")
 
 
 def proposals_of(config: Any, data: DetectionData, search: Cache) -> list[np.ndarray]:

@@ -71,6 +71,7 @@ def ladder() -> ConfigDict:
     config.backbone.head = "dense"          # or "stage": a ResNet's next stage
     config.backbone.hidden = (4096, 4096)
     config.backbone.dropout = 0.5
+    config.backbone.stride_in_3x3 = False   # of a ResNet's bottlenecks; True in PyTorch's
     config.backbone.pool = 7
     config.backbone.mean = (0.485, 0.456, 0.406)
     config.backbone.std = (0.229, 0.224, 0.225)

@@ -101,6 +101,8 @@ def test_truncated_svd_is_exact_at_full_rank_and_the_best_below():
 @pytest.mark.parametrize(("fields", "moved"), [
     ({}, "head/fc7/kernel"),
     ({"name": "resnet50", "stage": "stage3", "head": "stage", "pool": 14}, "head/stage4_block3/conv3/kernel"),
+    ({"name": "resnet20", "stage": "stage2", "head": "stage"}, "head/stage3_block3/conv2/kernel"),
+    ({"name": "plain20", "stage": "stage2", "head": "stage"}, "head/stage3_block3/conv2/kernel"),
 ])
 def test_a_classifier_s_layers_fit_the_detector_of_its_name(fields, moved):
     config = defaults.ladder().backbone

@@ -1,19 +1,27 @@
 """What goes into R-CNN, SPP-net and Fast R-CNN: proposals, warped windows, pyramids."""
 
+from itertools import count
+
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from sklearn.datasets import load_digits
 
 from cnnjax import ops
 from cnnjax.data import scatter
 from cnnjax.data.detection import Objects
-from cnnjax.detection import rcnn, sppnet
+from cnnjax.detection import common, rcnn, sppnet
+from cnnjax.detection.backbones import DenseHead, Small, Trunk
+from cnnjax.detection.losses import class_loss
 from cnnjax.detection.proposals import Cache, selective_search
 from cnnjax.errors import UserError
 from cnnjax.evaluation.voc_ap import proposal_recall
+from cnnjax.training import workdir
+from configs.ladder.defaults import shortened
 
 SEARCH = ConfigDict({"mode": "fast", "side": 96, "smallest": 6, "most": 200})
 
@@ -95,10 +103,37 @@ def test_a_region_is_read_at_the_scale_that_brings_it_nearest_to_the_target():
 
 
 def test_one_spp_classifier_serves_images_of_different_sizes():
-    from cnnjax.detection.backbones import DenseHead
     module = sppnet.SPPClassifier(Shrink(), DenseHead((8,)), 5, levels=(1, 2))
     variables = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     plain = jnp.full((2, 16, 16, 3), 100.0)
     small = module.apply(variables, plain)
     assert small.shape == (2, 5)
     np.testing.assert_allclose(module.apply(variables, jnp.full((2, 24, 40, 3), 100.0)), small, rtol=1e-5)
+
+
+def test_an_spp_classifier_is_trained_on_images_of_two_sizes_in_turn(tmp_path):
+    digits, labels = load_digits(return_X_y=True)
+
+    def images(rows, side):
+        grey = [cv2.resize(digits[r].reshape(8, 8).astype(np.float32) * 15.9, (side, side)) for r in rows]
+        return np.repeat(np.array(grey)[..., None], 3, -1).astype(np.uint8)
+
+    def stream(step):
+        for s in count(step):
+            rows = np.random.default_rng(s).integers(0, 1500, 32)
+            yield {"images": images(rows, (16, 24)[s % 2]), "labels": labels[rows]}
+
+    def loss(variables, batch, key):
+        scores, new = module.apply(variables, batch["images"], train=True, mutable=["batch_stats"])
+        return class_loss(scores, batch["labels"], jnp.ones(32, bool)), (new["batch_stats"], {})
+
+    module = sppnet.SPPClassifier(Trunk(Small((8,)), "stage1", (0.3,) * 3, (0.4,) * 3), DenseHead((32,)), 10,
+                                  levels=(1, 2, 3))
+    begin = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3), jnp.uint8))
+    phase = shortened(60, 32, 0.05, steps_per_dispatch=1)
+    trained = common.train(phase, 0, tmp_path, begin, loss, stream)
+    losses = [row["loss"] for row in workdir.read_rows(tmp_path / "metrics.jsonl")]
+    assert losses[-1] < losses[0] / 2
+    unseen = np.arange(1500, 1797)                      # at a size that it was not trained on
+    found = jax.jit(module.apply)(trained, images(unseen, 20)).argmax(-1)
+    assert (found == labels[unseen]).mean() > 0.6       # by chance: 0.1
