@@ -46,7 +46,12 @@ class Interrupted(Exception):
 
 
 class Diverged(UserError):
-    """The loss is no longer a number."""
+    """The loss, the gradient or the parameters are no longer numbers."""
+
+
+FINITE = ("loss", "grad_norm", "update_norm", "param_norm")
+"""Metrics that end a run when they are no numbers. The loss alone does not tell: on a CPU XLA's maximum of NaN and 0 is
+0, so that a rectifier hides parameters that are NaN, and the loss stays finite for ever."""
 
 
 def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[Any, Any]], loss_fn: steps_.LossFn,
@@ -122,11 +127,12 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             for i in range(length):
                 row = {key: float(value[i]) for key, value in metrics.items()}
                 at = last - length + i + 1
-                if not math.isfinite(row["loss"]):
+                wrong = next((key for key in FINITE if not math.isfinite(row.get(key, 0.0))), None)
+                if wrong is not None:
                     kept = checkpoints.steps()
                     raise Diverged(
-                        f"the loss is {row['loss']} at step {at}, learning rate {states.rate(config, at - 1):.4g}; the "
-                        f"last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
+                        f"the {wrong} is {row[wrong]} at step {at}, learning rate {states.rate(config, at - 1):.4g}; "
+                        f"the last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
                         "optimizer.learning_rate or set optimizer.clip_norm")
                 window.append(row)
             now = time.monotonic()

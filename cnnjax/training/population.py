@@ -67,8 +67,8 @@ def member(tree: Any, i: int) -> Any:
 
 
 def named(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Metrics of shape (members,) as scalars: the mean over the members whose loss is still a number, and each's."""
-    alive = jnp.isfinite(metrics["loss"])
+    """Metrics of shape (members,) as scalars: the mean over the members that are still numbers, and each's."""
+    alive = jnp.stack([jnp.isfinite(values) for values in metrics.values()]).all(0)
     result = {}
     for key, values in metrics.items():
         result[key] = jnp.where(alive, values, 0).sum() / alive.sum()
