@@ -20,10 +20,10 @@ from cnnjax.training import distributed
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
 
-FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints", "sweep.trials",
+FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoints", "deterministic", "sweep.trials",
                "sweep.launch")
 """Fields that may change when a run goes on: the same images may lie elsewhere, a sweep may be lengthened, and the rest
-does not touch the result."""
+does not touch the result, `deterministic` but for the last bits on a GPU."""
 
 
 @contextlib.contextmanager
@@ -71,6 +71,7 @@ def same_config(workdir: Path, config: ConfigDict) -> None:
     if path.exists():
         try:
             old = json.loads(path.read_text())
+            configs.from_json(path.read_text())         # that it is an object
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error}); choose another --workdir") from error
         new = json.loads(configs.dump(config))
@@ -116,8 +117,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for line in lines[:-1]:                 # what follows the last newline was cut off while it was written
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(f"{path}, line {len(rows) + 1} is not JSON: {error}") from error
+            rows[-1]["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {len(rows) + 1} is not a row of JSON with a step "
+                            f"({type(error).__name__}: {error}); mend or remove it") from error
     return rows
 
 
