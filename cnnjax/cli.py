@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cnnjax: out of memory: {error}; a smaller batch_size or data.image_size needs less", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
         print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose "
               "another --workdir, then run the same command again", file=sys.stderr)
@@ -169,6 +169,8 @@ def _processes(sub: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDict) -> ConfigDict:
     config = configs.load(_find(options.config), overrides)
     configs.check(config, reference)
+    if config.get("deterministic"):         # JAX reads it when it first touches a device, which is after this
+        os.environ.update(launch.deterministic())
     return config
 
 

@@ -9,6 +9,7 @@ def classification() -> ConfigDict:
     config.seed = 0                         # parameters, data order, augmentation and dropout all derive from it
     config.model = ConfigDict({"name": "resnet20"})     # other keys are fields of the network, such as width
     config.dtype = "float32"                # of activations: float32 or bfloat16
+    config.deterministic = False            # True: the same bits on a GPU too, where sums are faster in any order
     config.sync_batch_norm = False          # True: statistics over all devices; False: of each device, as the paper
 
     config.data = ConfigDict()
