@@ -85,7 +85,8 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
     if workers < 1:
         raise UserError(f"--workers {workers}: expected at least 1")
     trials = count(config, space)
-    classification.load_data(config)        # what is wrong with it is said before the workdir is this sweep's
+    dataset = classification.load_data(config)      # what is wrong is said before the workdir is this sweep's
+    classification.check_images(config, classification.create_model(config, len(dataset.classes)), dataset)
     with _prepared(config, workdir):
         study = open_study(workdir, config, storage)
         _same_sweep(study, config, space)

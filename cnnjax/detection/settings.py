@@ -121,7 +121,7 @@ def _check_backbone(config: ConfigDict) -> None:
     try:
         module = rcnn.create(backbones.create(config.backbone, config.dtype), 1)
         side = max(config.rcnn.side, 16)
-        variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, side, side, 3), jnp.uint8))
+        variables = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, side, side, 3), jnp.uint8)))
     except UserError:
         raise
     except Exception as error:      # whatever a layer raises for sizes that it cannot have
