@@ -1,6 +1,6 @@
 """Bad configs: for each field of each verb, values that no run can have."""
 
-FILES = {"train": "tests/tiny_config.py", "depth": "configs/depth/digits.py", "sweep": "configs/sweep/digits.py",
+FILES = {"train": "tests/tiny_config.py", "depth": "tests/faults/tiny_depth.py", "sweep": "configs/sweep/digits.py",
          "ladder": "tests/detection/tiny_ladder.py"}
 
 COUNT = ("0", "-5", "1.5", "many", "None", "()", "99999999999999")
