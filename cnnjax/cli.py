@@ -169,7 +169,7 @@ def _processes(sub: argparse.ArgumentParser) -> None:
 def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDict) -> ConfigDict:
     config = configs.load(_find(options.config), overrides)
     configs.check(config, reference)
-    if config.get("deterministic"):         # JAX reads it when it first touches a device, which is after this
+    if config.deterministic:                # JAX reads it when it first touches a device, which is after this
         os.environ.update(launch.deterministic())
     return config
 

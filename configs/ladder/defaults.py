@@ -48,6 +48,7 @@ def ladder() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.dtype = "float32"                # of activations: float32 or bfloat16
+    config.deterministic = False            # True: the same bits on a GPU too, where sums are faster in any order
     config.detectors = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
 
     config.data = ConfigDict()
