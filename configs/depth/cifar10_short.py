@@ -16,8 +16,8 @@ def get_config() -> ConfigDict:
     config.data.source = "cifar10"
     config.steps = 4_000
     config.schedule.boundaries = (2_800, 3_600)
-    # As section 4.2 has it for 110 layers. So short a run does not recover from first steps that are too long.
-    config.schedule.update(warmup_steps=400, warmup_factor=0.1, warmup="constant")
+    # Section 4.2 warms up at 110 layers alone, but so short a run does not recover from first steps that are too long.
+    config.schedule.warmup_steps = 400
     config.log_every = 50
     config.eval_every = 500
     config.checkpoint_every = 100           # a step is long here: little is lost when a run is killed

@@ -9,6 +9,6 @@ from configs.zoo import shared
 
 
 def get_config() -> ConfigDict:
-    config = shared.digits("vgg16", steps=150, rate=0.02, image_size=32, width=16, hidden=128)
+    config = shared.digits("vgg16", steps=400, rate=0.02, image_size=32, width=16, hidden=128)
     config.optimizer.clip_norm = 1.0        # thirteen convolutions without batch norm: early steps can be too long
     return config
