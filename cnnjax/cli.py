@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides[-1] += "=" + argument
     if arguments is None:
         _relaunch(options)
+        _quieten()
     from cnnjax.training.loop import Interrupted  # in the environment that JAX is to find, and not twice
     try:
         start_jax()
@@ -191,6 +192,16 @@ def _relaunch(options: argparse.Namespace) -> None:
     environment = launch.environment(getattr(options, "devices", None) or min(2, os.cpu_count() or 1))
     if environment != os.environ:
         os.execve(sys.executable, [sys.executable, "-m", "cnnjax.cli", *sys.argv[1:]], environment)
+
+
+def _quieten() -> None:
+    """Of a save that failed, TensorStore tells the rest to an event loop that is gone: nothing that a user can mend."""
+    show = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if "Event loop is closed" not in str(found.exc_value):
+            show(found)
+    sys.unraisablehook = hook
 
 
 def start_jax() -> None:

@@ -5,7 +5,12 @@ A checkpoint becomes visible by one rename, so that a half-written one is never 
 is found by its checksum and passed over for the one before it.
 """
 
+import contextlib
+import errno
+import os
+import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +32,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, keep: int = 2, best: str | None = None):
-        logging.set_verbosity(logging.ERROR)            # Orbax reports each save at INFO and WARNING
+        logging.set_verbosity(logging.FATAL)    # Orbax reports each save, and what it raises as well, with tracebacks
         policy = LatestN(keep)
         if best is not None:
             policy = AnyPreservationPolicy([policy, BestN(
@@ -47,9 +52,10 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = jax.device_get(state)
-        self._manager.save(step, metrics=metrics, force=True, args=ocp.args.Composite(
-            state=ocp.args.StandardSave(arrays),
-            host=ocp.args.JsonSave({"checksum": checksum(arrays), **host})))
+        with _disk(self.folder):
+            self._manager.save(step, metrics=metrics, force=True, args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays),
+                host=ocp.args.JsonSave({"checksum": checksum(arrays), **host})))
 
     def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
         """`(step, state, host)` of the newest whole checkpoint, or of `step`; None when there is no checkpoint at all.
@@ -71,7 +77,7 @@ class Checkpoints:
                 broken.append(f"{self.folder / f'step_{candidate}'}: {reason[0][:200]}")
                 continue
             for message in broken:
-                logging.error("passed over a broken checkpoint, %s", message)
+                print(f"cnnjax: passed over a broken checkpoint, {message}", file=sys.stderr)
             return candidate, _as(like, state, self.folder), host
         if broken:
             raise UserError(f"no checkpoint can be read: {'; '.join(broken)}; remove {self.folder} to start again")
@@ -91,11 +97,25 @@ class Checkpoints:
             self._manager.delete(newer)
 
     def wait(self) -> None:
-        """Returns when all saves are on disk; raises what went wrong with them."""
-        self._manager.wait_until_finished()
+        """Returns when all saves are on disk; raises what went wrong with them, OSError for a full disk."""
+        with _disk(self.folder):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        self._manager.close()
+        with _disk(self.folder):
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    """Raises OSError for what the disk refuses, which Orbax and TensorStore tell by errors of their own kinds."""
+    try:
+        yield
+    except Exception as error:
+        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(folder)) from error
+        raise
 
 
 def checksum(tree: Any) -> int:
