@@ -54,13 +54,13 @@ def refused(process: subprocess.Popen) -> str:
     return lines[0]
 
 
-def resident(process: subprocess.Popen) -> float:
-    """The process's resident memory in MB; 0 when it has ended."""
-    try:
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def memory(process: subprocess.Popen) -> float:
+    """The process's own memory in MB (RssAnon: what the system cannot take back); 0 when it has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) / 1e3
+    return 0.0
 
 
 def _folders(workdir: Path) -> list[Path]:

@@ -36,10 +36,10 @@ def test_nothing_is_compiled_in_steady_state(tmp_path):
 
 
 def memory_over(process, amount):
-    """Pairs of `amount()` done and resident MB, ten a second until the process ends."""
+    """Pairs of `amount()` done and MB of memory, ten a second until the process ends."""
     samples = []
     while process.poll() is None:
-        samples.append((amount(), harness.resident(process)))
+        samples.append((amount(), harness.memory(process)))
         time.sleep(0.1)
     harness.finish(process)
     return [(done, memory) for done, memory in samples if memory]
@@ -62,16 +62,16 @@ def test_the_memory_of_20000_steps_does_not_grow(tmp_path):
                            "checkpoint_every=100", "log_every=20", "tensorboard=True"))
     samples = memory_over(process, lambda: 20 * harness.rows(workdir))
     early, late = early_and_late(samples, 2000, 20_000)
-    print(f"resident: {early:.1f} MB near step 2,000, {late:.1f} MB near step 20,000")
+    print(f"memory: {early:.1f} MB near step 2,000, {late:.1f} MB near step 20,000")
     assert late - early <= 10
 
 
 @pytest.mark.slow
 def test_the_memory_of_a_long_sweep_does_not_grow(tmp_path):
-    """By no more than 1 MB a trial between the tenth and the last of forty: each traces its programs anew."""
+    """By no more than 2 MB a trial between the sixth and the last of twenty-four: each traces its programs anew."""
     workdir = tmp_path / "sweep"
     process = start(*train(workdir, config="tests/faults/tiny_sweep.py", verb="sweep"))
     samples = memory_over(process, lambda: len(list(workdir.glob("trials/*/result.json"))))
-    early, late = early_and_late(samples, 10, 40)
-    print(f"resident: {early:.1f} MB near trial 10, {late:.1f} MB near trial 40")
-    assert late - early <= 30
+    early, late = early_and_late(samples, 6, 24)
+    print(f"memory: {early:.1f} MB near trial 6, {late:.1f} MB near trial 24")
+    assert late - early <= 36

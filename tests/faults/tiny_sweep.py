@@ -11,7 +11,7 @@ def get_config() -> ConfigDict:
     config = defaults.sweep()
     config.update(tiny_config.get_config())
     config.data.validation = 288
-    config.sweep.update(trials=40, sampler="random", pruner="none")
+    config.sweep.update(trials=24, sampler="random", pruner="none")
     config.eval_every = 20
     config.checkpoint_every = 20
     return config
