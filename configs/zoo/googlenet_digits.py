@@ -11,7 +11,7 @@ from configs.zoo import shared
 
 
 def get_config() -> ConfigDict:
-    config = shared.digits("googlenet", steps=60, rate=0.05, batch_size=32, stem="cifar", aux_pool="4x4",
+    config = shared.digits("googlenet", steps=200, rate=0.05, batch_size=32, stem="cifar", aux_pool="4x4",
                            batch_norm=True)
     config.optimizer.clip_norm = 1.0
     return config
