@@ -78,13 +78,14 @@ def test_two_processes_have_the_losses_of_one(tmp_path, start, alone, devices):
         359, 359]
 
 
-# ResNet-20 of the depth comparison on 4 and 8 devices; last run: never. At a rate of 0.01 the order of sums alone
-# drives the losses 0.04 apart in 50 steps: the network is chaotic there, whoever computes it.
+# ResNet-20 of the depth comparison on 4 and 8 devices. At the rate of 0.001 the order of sums alone
+# drives the losses 0.01 apart in 50 steps (0.01: 0.04), ten times further every five steps from the last bit on.
+# Last run on 2026-11-24: passed.
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
 def test_two_processes_make_the_depth_study_of_one(tmp_path, devices):
     settings = ("study.kinds=('resnet',)", "study.depths=(20,)", "diagnostics=False", "sync_batch_norm=True",
-                "optimizer.learning_rate=0.001", "schedule.boundaries=(30,40)", "schedule.warmup_steps=0", "steps=50",
+                "optimizer.learning_rate=0.0001", "schedule.boundaries=(30,40)", "schedule.warmup_steps=0", "steps=50",
                 "log_every=1", "eval_every=25", "tensorboard=False")
 
     def study(workdir, devices, *flags):
