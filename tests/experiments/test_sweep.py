@@ -194,7 +194,7 @@ def test_weak_trials_are_pruned_and_divergence_is_told(tmp_path):
     assert pruned
     assert all(t["steps"] < 20 for t in pruned)
     assert trials[4]["state"] == "pruned"
-    assert "the loss is" in trials[4]["reason"]
+    assert "at step 1, learning rate 1e+30" in trials[4]["reason"]
     header, body = sweep.table(trials)
     assert header[-1] == "learning_rate"
     assert [row[1] for row in body if row[0] == "4"] == ["diverged"]
