@@ -104,7 +104,7 @@ def kill_at_random(arguments: tuple[Any, ...], workdir: Path, total: int, kills:
             wait_for(process, lambda row=row: rows(workdir) >= row)
             when = f"row {row}"
             if i % 3 == 2:
-                wait_for(process, lambda row=row: saving(workdir) or rows(workdir) > row + 10)
+                wait_for(process, lambda row=row: saving(workdir) or rows(workdir) >= min(row + 10, total - 1))
                 when += ", saving" if saving(workdir) else ""
             else:
                 time.sleep(rng.uniform(0, 0.05))
