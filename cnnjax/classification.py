@@ -18,7 +18,7 @@ from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax import models
 from cnnjax.data import augment, feed, streaming
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, first_line
 from cnnjax.training import distributed, loop, population
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
@@ -30,7 +30,7 @@ Images = datasets.Dataset | streaming.Streamed
 AUXILIARY_WEIGHT = 0.3
 """Of the losses of GoogLeNet's two extra heads (Szegedy et al. 2014, section 5)."""
 
-RANGES = {"data.pad": "[0, 4096]", "data.image_size": "[0, 8192]", "data.validation": loop.COUNT.replace("1", "0", 1),
+RANGES = {"data.pad": "[0, 4096]", "data.image_size": "[0, 8192]", "data.validation": loop.NATURAL,
           "population": "[1, 1000]"}
 """What `config.require` allows, beside the loop's."""
 
@@ -57,8 +57,7 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
 
 def _check_field(field: str, found: Any, default: Any) -> None:
     """Raises UserError for a field of a network that has not its default's type, or that holds a negative number."""
-    fits = type(found) is type(default) or (isinstance(default, float) and type(found) is int)
-    if default is not None and not fits:
+    if default is not None and not configs.is_of(found, type(default)):
         raise UserError(f"config field 'model.{field}': found {found!r}, expected {type(default).__name__} like "
                         f"{default!r}")
     if any(isinstance(n, int | float) and not n >= 0 for n in (found if isinstance(found, tuple) else (found,))):
@@ -90,9 +89,8 @@ def check_images(config: ConfigDict, module: nn.Module, dataset: Images) -> None
             {"params": jax.random.key(0), "dropout": jax.random.key(0)}, jnp.zeros((1, *dataset.image_shape)),
             capture_intermediates=True))
     except Exception as error:          # whatever a layer raises for sizes that it cannot have
-        reason = str(error).strip().splitlines() or [""]
         raise UserError(f"config field 'model': {config.model.name} as set cannot take {images} "
-                        f"({type(error).__name__}: {reason[0][:200]})") from None
+                        f"({type(error).__name__}: {first_line(error)[:200]})") from None
     empty = [leaf.shape for leaf in jax.tree.leaves(variables) if not leaf.size]
     if empty:
         raise UserError(f"config field 'model': {config.model.name} as set has nothing left of {images} (a layer of "

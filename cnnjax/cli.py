@@ -1,7 +1,6 @@
 """The command `cnnjax`: one verb a use. `cnnjax --help` teaches."""
 
 import argparse
-import errno
 import importlib.util
 import json
 import os
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import __version__, launch
 from cnnjax import config as configs
-from cnnjax.errors import UserError
+from cnnjax.errors import DISK, UserError
 
 EPILOG = """
 Any field of a config can be set: --config.optimizer.learning_rate=0.05, --config.model.width=32.
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"cnnjax: out of memory: {error}; a smaller batch_size or data.image_size needs less", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+        if error.errno not in DISK:
             raise
         print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose "
               "another --workdir, then run the same command again", file=sys.stderr)

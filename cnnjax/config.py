@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
@@ -52,7 +52,7 @@ def call(path: Path, name: str) -> Any:
         spec.loader.exec_module(module)
         return getattr(module, name)()
     except (Exception, SystemExit) as error:    # a config file is the user's code: whatever it raises is theirs to mend
-        raise UserError(f"config file {path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        raise UserError(f"config file {path}: {type(error).__name__}: {one_line(error)}") from error
 
 
 def set_field(config: ConfigDict, field: str, text: str) -> None:
@@ -123,17 +123,22 @@ def check(config: ConfigDict, reference: ConfigDict) -> None:
                 continue
             raise UserError(f"config has an unknown field {field!r}{nearest(field, known)}")
         expected = type(known[field])
-        if type(value) is not expected and not (expected is float and type(value) is int):
+        if not is_of(value, expected):
             raise UserError(f"config field {field!r}: found {value!r}, expected {expected.__name__}")
         items = value if isinstance(value, tuple) else (value,)
         kind = type(known[field][0]) if isinstance(value, tuple) and known[field] else None
-        if kind and any(type(item) is not kind and not (kind is float and type(item) is int) for item in items):
+        if kind and not all(is_of(item, kind) for item in items):
             raise UserError(f"config field {field!r}: found {value!r}, expected items of type {kind.__name__}")
         if any(isinstance(item, float) and not math.isfinite(item) for item in items):
             raise UserError(f"config field {field!r}: found {value!r}, expected a finite number")
     for field in known:
         if field not in found:
             raise UserError(f"config lacks the field {field!r} (default {known[field]!r})")
+
+
+def is_of(value: Any, kind: type) -> bool:
+    """Whether the value is of exactly this type; a whole number is also a float, a bool is no number."""
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def require(config: Any, intervals: Mapping[str, str], prefix: str = "") -> None:

@@ -1,4 +1,9 @@
-"""The one error that is for the user to mend."""
+"""The one error that is for the user to mend, and how others are told in a line."""
+
+import errno
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+"""Of an OSError: the disk is full or limited, or may not be written to."""
 
 
 class UserError(Exception):
@@ -6,3 +11,13 @@ class UserError(Exception):
 
     The command line prints the message alone and exits with status 2.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """The whole message on one line; the kind of error where there is no message."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The message's first line; the kind of error where there is no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -41,7 +41,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnnjax import classification
 from cnnjax import config as configs
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, first_line
 from cnnjax.reporting import html, search, tables
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
@@ -232,7 +232,7 @@ def open_storage(workdir: Path, url: str | None) -> RDBStorage:
             # Two machines that open a new database at once both make its tables, and one of them is told so.
             exists = any(word in str(error) for word in ("already exists", "duplicate key", "UNIQUE constraint"))
             if not exists or wait is None:
-                raise UserError(f"--storage {shown}: {str(error).splitlines()[0]}") from error
+                raise UserError(f"--storage {shown}: {first_line(error)}") from error
             time.sleep(wait)
     raise AssertionError
 
@@ -451,7 +451,7 @@ def _run_trial(config: ConfigDict, space: Space, workdir: Path, storage: RDBStor
         trial.set_user_attr("reason", str(error))
     except jax.errors.JaxRuntimeError as error:
         state = TrialState.FAIL
-        trial.set_user_attr("reason", str(error).splitlines()[0])
+        trial.set_user_attr("reason", first_line(error))
     except Abandoned:
         return
     with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):

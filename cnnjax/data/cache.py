@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.data.sets import ImageSet, Splits
-from cnnjax.errors import UserError
+from cnnjax.errors import DISK, UserError
 
 _VERSION = 1        # of the layout and of the decoding: raise it when either changes
 _STALE = 24 * 3600  # seconds after which the unfinished folder of a killed process is removed
@@ -59,8 +59,7 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
                 _sync(file)
             _publish(unfinished, folder)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR,
-                           errno.EEXIST):
+        if error.errno in (*DISK, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"data.cache: cannot write {folder.parent}: {error.strerror}; make room or name another "
                             "folder in data.cache or CNNJAX_CACHE") from None
         raise

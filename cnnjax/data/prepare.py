@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cnnjax.data import tfds
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 
 
 def prepare(name: str, path: str) -> Path:
@@ -46,7 +46,7 @@ def prepare(name: str, path: str) -> Path:
             raise UserError(f"no network to download the TFDS set {name!r}: put {wanted or 'its files'} into {manual}, "
                             f"or copy a prepared {made.data_dir} here") from None
         raise UserError(f"TFDS set {name!r} cannot be prepared: {type(error).__name__}: "
-                        f"{' '.join(str(error).split())[:500]}") from None
+                        f"{one_line(error)[:500]}") from None
     return Path(made.data_dir)
 
 

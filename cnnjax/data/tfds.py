@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.data import cache, decode
 from cnnjax.data.sets import Splits
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 
 
 def names() -> list[str]:
@@ -138,4 +138,4 @@ def _library() -> Any:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error)[:300]

@@ -11,7 +11,7 @@ from defusedxml import DefusedXmlException
 
 from cnnjax.config import nearest
 from cnnjax.data.detection import DetectionSet, Entry, Faults, Objects, assemble, usable_box
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 
 TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}     # TFDS' names of VOC's splits
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG")
@@ -80,12 +80,12 @@ def _parse(file: Path) -> Parsed | str:
                 return "an object has no name"
             if difficult not in ("0", "1"):
                 return f"object {name!r}: difficult is {difficult!r}, expected 0 or 1"
-            flags = [node.findtext(flag, "0").strip() == "1" for flag in ("difficult", "truncated")]
-            objects.append((name, _continuous(corners), flags[0], flags[1]))
+            truncated = node.findtext("truncated", "0").strip() == "1"
+            objects.append((name, _continuous(corners), difficult == "1", truncated))
     except FileNotFoundError:
         return "no such annotation file"
     except (ParseError, DefusedXmlException, ValueError, LookupError, OSError) as error:
-        return f"not a VOC annotation ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        return f"not a VOC annotation ({type(error).__name__}: {one_line(error)[:200]})"
     return (said if said and all(said) else None), objects
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 
 _STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16,
              "BFloat16Storage": ml_dtypes.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
@@ -69,9 +69,8 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
             return _read_safetensors(path)
         loaded, read_storage = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
     except _BROKEN as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not readable as PyTorch weights ({reason}); expected a state dict written by "
-                        "torch.save, or a .safetensors file") from error
+        raise UserError(f"{path}: not readable as PyTorch weights ({one_line(error)}); expected a state dict written "
+                        "by torch.save, or a .safetensors file") from error
 
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
@@ -82,7 +81,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     try:
         return {str(key): _view(value, read_storage) for key, value in loaded.items() if isinstance(value, _Tensor)}
     except _BROKEN as error:
-        raise UserError(f"{path}: damaged weights ({' '.join(str(error).split())})") from error
+        raise UserError(f"{path}: damaged weights ({one_line(error)})") from error
 
 
 def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 from cnnjax.models.summary import Layer, Summary, summarise
 from cnnjax.reporting.tables import markdown
 
@@ -39,7 +39,7 @@ def run_summary(names: Sequence[str], *, num_classes: int | None = None, image: 
         summaries = [summarise(name, num_classes, shape, **(fields or {})) for name in names]
     except (ValueError, TypeError, ZeroDivisionError) as error:                 # shapes that come to nothing
         raise UserError(f"image {shape}, fields {fields}: no such network can be built "
-                        f"({' '.join(str(error).split())[:200]})") from error
+                        f"({one_line(error)[:200]})") from error
     if draw is not None:
         Path(draw).write_text(to_svg(summaries[0]))
     if form == "json":

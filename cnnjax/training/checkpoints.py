@@ -6,7 +6,6 @@ is found by its checksum and passed over for the one before it.
 """
 
 import contextlib
-import errno
 import os
 import sys
 import zlib
@@ -21,7 +20,7 @@ from absl import logging
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from cnnjax.config import nearest
-from cnnjax.errors import UserError
+from cnnjax.errors import DISK, UserError, first_line
 
 
 class Checkpoints:
@@ -73,8 +72,7 @@ class Checkpoints:
                 if checksum(state) != host.pop("checksum"):
                     raise ValueError("its bytes are not those that were written")
             except Exception as error:      # Orbax and TensorStore raise many kinds for torn files
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                broken.append(f"{self.folder / f'step_{candidate}'}: {reason[0][:200]}")
+                broken.append(f"{self.folder / f'step_{candidate}'}: {first_line(error)[:200]}")
                 continue
             for message in broken:
                 print(f"cnnjax: passed over a broken checkpoint, {message}", file=sys.stderr)
@@ -112,7 +110,7 @@ def _disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+        for number in DISK:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(folder)) from error
         raise

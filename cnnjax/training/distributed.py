@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, first_line
 
 HEARTBEAT = 30
 """Seconds after which a silent process counts as dead, and JAX aborts the others, if no broken connection told
@@ -54,7 +54,7 @@ def initialize(coordinator: str | None, processes: int | None = None, process: i
                                    initialization_timeout=120, heartbeat_timeout_seconds=HEARTBEAT,
                                    shutdown_timeout_seconds=HEARTBEAT)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"--coordinator {coordinator}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"--coordinator {coordinator}: {first_line(error)}") from error
 
 
 def is_writer() -> bool:
@@ -81,6 +81,6 @@ def guard(workdir: Path) -> Iterator[None]:
         if jax.process_count() == 1:
             raise
         print(f"cnnjax: process {jax.process_index()} of {jax.process_count()} stops, another process of this run is "
-              f"gone ({str(error).splitlines()[0]}); run the same command again in all of them to go on from the last "
+              f"gone ({first_line(error)}); run the same command again in all of them to go on from the last "
               f"checkpoint in {workdir}", file=sys.stderr, flush=True)
         os._exit(LOST)      # an ordinary exit waits for the others, and is aborted with a stack trace when they miss

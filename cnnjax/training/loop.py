@@ -195,7 +195,8 @@ def open_checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
 
 
 COUNT = "[1, 2147483647]"
-"""An interval of `config.require`: steps are counted in int32."""
+NATURAL = "[0, 2147483647]"
+"""Intervals of `config.require`: steps are counted in int32."""
 
 RANGES = {
     "seed": "[0, 4294967295]",      # uint32
@@ -206,7 +207,7 @@ RANGES = {
     **dict.fromkeys(("optimizer.momentum", "optimizer.label_smoothing", "optimizer.ema"), "[0, 1)"),
     "schedule.factor": "(0, 1]",
     "schedule.power": "[0, 100]",
-    "schedule.warmup_steps": "[0, 2147483647]",
+    "schedule.warmup_steps": NATURAL,
     "schedule.warmup_factor": "[0, 1]",
 }
 """What a loop can run, by field."""

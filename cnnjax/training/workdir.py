@@ -70,8 +70,9 @@ def same_config(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            old = json.loads(path.read_text())
-            configs.from_json(path.read_text())         # that it is an object
+            text = path.read_text()
+            old = json.loads(text)
+            configs.from_json(text)         # that it is an object
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error}); choose another --workdir") from error
         new = json.loads(configs.dump(config))
