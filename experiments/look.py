@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax import classification
-from cnnjax.data import augment, decode
+from cnnjax.data import augment, detection
 from cnnjax.errors import UserError
 from cnnjax.reporting import look
 
@@ -39,11 +39,7 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An image file as uint8 of this `(H, W, C)`, C 1 or 3, stretched to it. Raises UserError if it cannot be read."""
-    try:
-        picture = Image.fromarray(decode.decode(path.read_bytes(), str(path)))
-    except FileNotFoundError:
-        raise UserError(f"--image {path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"--image {path}: a folder, expected an image file") from None
-    picture = picture.convert("L" if shape[2] == 1 else "RGB").resize((shape[1], shape[0]))
-    return np.asarray(picture, np.uint8).reshape(shape)
+    if not path.is_file():
+        raise UserError(f"--image {path}: {'a folder, expected an image file' if path.is_dir() else 'no such file'}")
+    picture = Image.fromarray(detection.read_image(path)).convert("L" if shape[2] == 1 else "RGB")
+    return np.asarray(picture.resize((shape[1], shape[0])), np.uint8).reshape(shape)

@@ -37,10 +37,7 @@ class Files:
     def read(self, i: int) -> tuple[bytes, int, str]:
         """The i-th file's bytes, its label, and what to call it."""
         file = self.base / os.fsdecode(self.names[i])
-        try:
-            return file.read_bytes(), int(self.labels[i]), str(file)
-        except OSError as error:
-            raise decode.BadImage(f"{file} cannot be read: {error.strerror}") from None
+        return decode.read_file(file), int(self.labels[i]), str(file)
 
 
 class TfdsRecords:

@@ -41,6 +41,14 @@ def _named(name: str) -> Iterator[None]:
         raise BadImage(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from None
 
 
+def read_file(file: Path) -> bytes:
+    """The bytes of an image file. Raises `BadImage`."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BadImage(f"{file} cannot be read: {error.strerror}") from None
+
+
 def open_header(data: bytes, name: str) -> Image.Image:
     """A JPEG or PNG file's bytes as a Pillow image whose pixels are not decoded yet. Raises `BadImage`."""
     if not data:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.data import decode
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, one_line
 
 Batch = dict[str, np.ndarray]
 
@@ -107,7 +107,7 @@ def load(config: Any, seed: int) -> DetectionData:
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
     """A JPEG or PNG file as uint8 (H, W, 3), turned as its EXIF tag says if `upright`. Raises UserError."""
     if upright:
-        return decode.decode(path.read_bytes(), str(path))
+        return decode.decode(decode.read_file(path), str(path))
     with Image.open(path) as file:
         return np.asarray(file.convert("RGB"))
 
@@ -135,7 +135,7 @@ def probe_all(paths: Sequence[Path]) -> list[tuple[tuple[int, int], tuple[int, i
         except FileNotFoundError:
             return "no such image file"
         except decode.BROKEN as error:
-            return f"unreadable image ({' '.join(str(error).split()) or type(error).__name__})"
+            return f"unreadable image ({one_line(error)})"
 
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(one, paths))

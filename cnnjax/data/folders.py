@@ -37,14 +37,7 @@ def folder(config: ConfigDict) -> Splits:
     base, listing = list_folder(config.path)
     content = [[name, (stat := (base / name).stat()).st_size, stat.st_mtime_ns] for name in _names(listing)]
     return cache.cached(config.cache, "folder", [config.image_size, config.on_error, content],
-                        _builder(listing, lambda name: _read(base / name), str(base), config))
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise decode.BadImage(f"{file} cannot be read: {error.strerror}") from None
+                        _builder(listing, lambda name: decode.read_file(base / name), str(base), config))
 
 
 def tar(config: ConfigDict) -> Splits:
