@@ -5,6 +5,7 @@ vectors, `(R, h, w, C) -> (R, D)`. Their parameters carry the names of the class
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -125,6 +126,14 @@ class Backbone(NamedTuple):
     pool: int               # regions are pooled to pool x pool cells
 
 
+def weights_path(config: Any) -> Path:
+    """Where the weights that `config` (the `backbone` group) names lie. Raises UserError when they are not there."""
+    path = Path(config.weights)
+    if not path.exists():
+        raise UserError(f"backbone.weights: {path} does not exist")
+    return path
+
+
 def create(config: Any, dtype: Any = jnp.float32) -> Backbone:
     """The backbone that `config` (the `backbone` group) describes.
 
@@ -140,15 +149,15 @@ def create(config: Any, dtype: Any = jnp.float32) -> Backbone:
     stride = {}
     if "stride_in_3x3" in fields:
         stride["stride_in_3x3"] = config.get("stride_in_3x3", False)        # detectors of old have no such field
-    if config.name == "small":
-        net: nn.Module = Small(config.widths, dtype)
-    elif config.head == "stage":
+    if config.head == "stage":
         if not config.stage.startswith("stage") or "blocks" not in fields:
             raise UserError(f"backbone.head: 'stage' needs a ResNet and a stage, found {config.name} {config.stage}")
         s = int(config.stage[5:])
-        net = models.create(config.name, blocks=fields["blocks"][:s], dtype=dtype, **stride)
+        net: nn.Module = models.create(config.name, blocks=fields["blocks"][:s], dtype=dtype, **stride)
         block = {k: fields[k] for k in ("bottleneck", "residual", "shortcut")} | stride
         head = StageHead(fields["blocks"][s], fields["width"] * 2**s, s + 1, block, config.freeze_norm, dtype)
+    elif config.name == "small":
+        net = Small(config.widths, dtype)
     else:
         net = models.create(config.name, dtype=dtype, **stride)
     side = 128

@@ -46,9 +46,7 @@ def start(config: Any, data: DetectionData, folder: Path) -> Variables:
 
 def _classifier(config: Any) -> Variables:
     """The variables of a classifier of the backbone's name, from a PyTorch file or a workdir of `cnnjax train`."""
-    path = Path(config.backbone.weights)
-    if not path.exists():
-        raise UserError(f"backbone.weights: {path} does not exist")
+    path = backbones.weights_path(config.backbone)
     if path.is_file():
         _check_stride(config, interop.torch_fields(config.backbone.name))
         return interop.from_torch(config.backbone.name, path)

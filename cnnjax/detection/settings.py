@@ -1,6 +1,5 @@
 """What the fields of a ladder's config may be: checked whole before anything is read or trained."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import config as configs
 from cnnjax.data.scatter import SIDES
 from cnnjax.detection import backbones, rcnn
-from cnnjax.errors import UserError
+from cnnjax.errors import UserError, first_line
 from cnnjax.training import loop
 
 SHARE, SIDE = "[0, 1]", "[1, 8192]"
@@ -114,10 +113,8 @@ def _check_canvases(canvases: Any) -> None:
 
 def _check_backbone(config: ConfigDict) -> None:
     """That trunk and head can be made, and have what is to be frozen; they are traced, not compiled."""
-    if config.backbone.name == "small" and config.backbone.head == "stage":
-        raise UserError("config field 'backbone.head': 'stage' needs a ResNet, found small; expected 'dense'")
-    if config.backbone.weights and not Path(config.backbone.weights).exists():
-        raise UserError(f"config field 'backbone.weights': {config.backbone.weights} does not exist")
+    if config.backbone.weights:
+        backbones.weights_path(config.backbone)
     try:
         module = rcnn.create(backbones.create(config.backbone, config.dtype), 1)
         side = max(config.rcnn.side, 16)
@@ -125,9 +122,8 @@ def _check_backbone(config: ConfigDict) -> None:
     except UserError:
         raise
     except Exception as error:      # whatever a layer raises for sizes that it cannot have
-        reason = str(error).strip().splitlines() or [""]
         raise UserError(f"config field 'backbone': {config.backbone.name} as set cannot be made "
-                        f"({type(error).__name__}: {reason[0][:200]})") from None
+                        f"({type(error).__name__}: {first_line(error)[:200]})") from None
     try:
         backbones.split(variables["params"], config.backbone.frozen)
     except UserError as error:
