@@ -1,5 +1,6 @@
 """Whether the data keeps the training step fed: `cnnjax bench data`."""
 
+import copy
 import tempfile
 import time
 from functools import partial
@@ -33,17 +34,18 @@ def run(config: ConfigDict, repeats: int = 9) -> list[dict[str, Any]]:
     flipped without a step. A streamed one (`data.streamed`) gives the rate of the workers alone, of the step alone and
     of both, and the share of the time that the step waited. Raises UserError as `cnnjax train` does.
     """
+    classification.check(config)
     return _streamed(config, repeats) if config.data.streamed else _resident(config, repeats)
 
 
 def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        with config.unlocked():
-            config.data.cache = folder
+        source = copy.deepcopy(config.data)
+        source.cache = folder
         for what in ("read into an empty cache", "read from the cache"):
             began = time.perf_counter()
-            dataset = datasets.load(config.data, config.seed)
+            dataset = datasets.load(source, config.seed)
             seconds = time.perf_counter() - began
             count = sum(len(split.labels) for split in dataset[:3] if split is not None)
             rows.append({"what": what, "seconds": seconds, "images_per_second": count / seconds})

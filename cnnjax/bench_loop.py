@@ -28,7 +28,8 @@ class Program:
         self.loss_fn = classification.loss_function(module)
         self.take = classification.take_function(config, dataset, resident=resident)
         self.dispatch = steps.train_dispatch(self.loss_fn, states.optimizer(config), self.take, length,
-                                             resident=resident, ema_decay=config.optimizer.ema)
+                                             resident=resident, ema_decay=config.optimizer.ema,
+                                             accumulate=config.optimizer.accumulate)
         self.state = steps.replicate(states.create(config, self.init))
 
 
@@ -43,6 +44,7 @@ def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
     The bare step is the loop's own program called again and again; the loop writes its rows and checkpoints beside it.
     A repeat is `config.steps` steps of each.
     """
+    classification.check(config)
     dataset = datasets.load(config.data, config.seed)
     resident = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
     length = loop.dispatch_length(config)
