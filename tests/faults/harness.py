@@ -5,9 +5,9 @@ import json
 import os
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import Checkpoints, checksum
+from tests import conftest
+from tests.conftest import ROOT, TINY
 
-ROOT = Path(__file__).parents[2]
-TINY = "tests/tiny_config.py"
 DEPTH = "tests/faults/tiny_depth.py"
 FASTER = "tests/faults/tiny_faster.py"
 
@@ -25,16 +25,11 @@ TIMES = ("seconds", "images_per_second", "image_seconds", "proposal_seconds", "r
 """What a result says of the machine, not of the run."""
 
 
-def start(*arguments: Any, before: Callable[[], None] | None = None, **variables: str) -> subprocess.Popen:
-    """`cnnjax ARGUMENTS` on one CPU device, with the compiled programs of earlier tests. `before` runs in the child
-    before the command does."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-                   "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"), **variables}
-    return subprocess.Popen([sys.executable, "-m", "cnnjax.cli", *map(str, arguments)], cwd=ROOT, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+start = partial(conftest.start, JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "xla"))
+"""Starts a command with the compiled programs of earlier tests."""
 
 
-def train(workdir: Path, *overrides: str, config: str = TINY, verb: str = "train") -> tuple[Any, ...]:
+def train(workdir: Path, *overrides: str, config: str | Path = TINY, verb: str = "train") -> tuple[Any, ...]:
     """The arguments of a run in `workdir`."""
     return (verb, "--config", config, "--workdir", workdir, *(f"--config.{o}" for o in overrides))
 

@@ -6,7 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +19,7 @@ from cnnjax.data import decode, detection
 from cnnjax.errors import UserError
 from cnnjax.training import loop
 from cnnjax.training.checkpoints import Checkpoints
-from tests.conftest import ROOT
+from tests.conftest import ROOT, compilations
 from tests.faults import bad_configs as configs
 from tests.faults import bad_files as files
 
@@ -42,24 +41,17 @@ def refused(monkeypatch, capsys):
         loop.check(config)
         raise Reached
 
-    compiled = []
-
-    def count(event, *_, **__):
-        if event.endswith("backend_compile_duration"):
-            compiled.append(event)
-
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(loop, "fit", fit)
     monkeypatch.setattr(experiments.ladder, "cell", reached)
     monkeypatch.setattr(experiments.sweep, "open_study", reached)
-    jax.monitoring.register_event_duration_secs_listener(count)
 
     def run(*arguments):
-        compiled.clear()
-        try:
-            status = cli.main([str(a) for a in arguments])
-        except SystemExit as stop:          # what argparse refuses
-            status = stop.code
+        with compilations() as compiled:
+            try:
+                status = cli.main([str(a) for a in arguments])
+            except SystemExit as stop:          # what argparse refuses
+                status = stop.code
         shown = capsys.readouterr().err
         assert status == 2, shown
         lines = [line for line in shown.splitlines() if not line.startswith("usage: ") and line.strip()]
@@ -67,8 +59,7 @@ def refused(monkeypatch, capsys):
         assert lines[0].startswith("cnnjax"), shown
         assert not compiled
         return lines[0]
-    yield run
-    jax.monitoring.unregister_event_duration_listener(count)
+    return run
 
 
 def fails(function, *arguments):
@@ -90,6 +81,16 @@ def content_of(kind):
     if isinstance(kind, bytes):
         return kind
     return (kind if isinstance(kind, str) else json.dumps(kind)).encode()
+
+
+def damaged(data, whole, times, new, most):
+    """Bytes of which up to `times` runs of up to `most` are replaced by what the strategy `new` gives."""
+    found = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, times))):
+        at = data.draw(st.integers(0, max(len(found) - 1, 0)))
+        piece = data.draw(new)
+        found[at:at + data.draw(st.integers(0, most))] = piece
+    return bytes(found)
 
 
 def table(kinds):
@@ -186,15 +187,8 @@ def test_an_image_that_may_not_be_read(folder, monkeypatch):
 @settings(max_examples=100, deadline=None)
 def test_any_damage_to_an_image_is_refused_or_decoded(whole, data):
     """Whatever is cut, changed or put in: a picture of the right type, or a line."""
-    damaged = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(damaged) - 1))
-        new = data.draw(st.binary(max_size=6))
-        damaged[at:at + data.draw(st.integers(0, 8))] = new
-        if not damaged:
-            break
     try:
-        found = decode.decode(bytes(damaged), "x.png")
+        found = decode.decode(damaged(data, whole, 4, st.binary(max_size=6), 8), "x.png")
     except UserError as error:
         one_line(error)
     else:
@@ -289,22 +283,19 @@ def test_a_folder_in_place_of_an_annotation(tmp_path):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_to_an_annotation_is_refused_or_read(tmp_path, whole, data):
     """Whatever is cut, changed or put in: finite boxes inside of the image, or a line."""
-    damaged = bytearray(whole)
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, max(len(damaged) - 1, 0)))
-        new = data.draw(st.sampled_from([b"", b"<", b"-", b"9", b"nan", b"null", b"[", b"}", b"\0", b"\xff", b"1e400"]))
-        damaged[at:at + data.draw(st.integers(0, 12))] = new
+    content = damaged(data, whole, 3, st.sampled_from(
+        [b"", b"<", b"-", b"9", b"nan", b"null", b"[", b"}", b"\0", b"\xff", b"1e400"]), 12)
     root = tmp_path / "any"
     shutil.rmtree(root, ignore_errors=True)
     if whole.startswith(b"<"):
         voc = Voc(root)
-        voc.add("any", bytes(damaged))
+        voc.add("any", content)
         load = voc.load
     else:
         (root / "annotations").mkdir(parents=True)
         (root / "a").mkdir()
         (root / "a" / "a.png").write_bytes(files.PNG)
-        (root / "annotations" / "instances_a.json").write_bytes(damaged)
+        (root / "annotations" / "instances_a.json").write_bytes(content)
         config = ConfigDict({"source": "coco", "path": str(root), "train_split": "a", "test_split": "a", "classes": (),
                              "on_error": "stop"})
 
@@ -370,12 +361,8 @@ def test_a_broken_file_of_weights(tmp_path, monkeypatch, suffix, kind):
 @given(st.sampled_from([(".pth", files.WHOLE), (".safetensors", files.safetensors(files.entry()))]), st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_damage_to_weights_is_refused_or_read(tmp_path, whole, data):
-    damaged = bytearray(whole[1])
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, max(len(damaged) - 1, 0)))
-        damaged[at:at + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
     path = tmp_path / f"w{whole[0]}"
-    path.write_bytes(damaged)
+    path.write_bytes(damaged(data, whole[1], 3, st.binary(max_size=4), 4))
     try:
         state = interop.read_state(path)
     except UserError as error:

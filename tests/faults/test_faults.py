@@ -19,12 +19,13 @@ from cnnjax import config as configs
 from cnnjax.errors import UserError
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
+from tests.conftest import TINY
 from tests.faults import harness
 from tests.faults.harness import finish, start, train
 
 
 def config_of(*overrides):
-    return configs.load(harness.ROOT / harness.TINY, overrides)
+    return configs.load(TINY, overrides)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,16 @@ def truncate(folder):
     os.truncate(parts(folder)[0], parts(folder)[0].stat().st_size // 2)
 
 
-def flip(folder, places=1):
-    rng = random.Random(places)
-    for _ in range(places):
-        file = rng.choice(parts(folder)[:2])
-        data = bytearray(file.read_bytes())
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        file.write_bytes(data)
+def flip_bit(file, rng):
+    data = bytearray(file.read_bytes()) or bytearray(1)
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    file.write_bytes(data)
+
+
+def flip_bits(folder, count):
+    rng = random.Random(count)
+    for _ in range(count):
+        flip_bit(rng.choice(parts(folder)[:2]), rng)
 
 
 def empty(folder):
@@ -80,7 +84,7 @@ def lose_metadata(folder):
 
 
 DAMAGES = {
-    "cut in half": truncate, "a hundred bits flipped": lambda folder: flip(folder, 100),
+    "cut in half": truncate, "a hundred bits flipped": lambda folder: flip_bits(folder, 100),
     "all files empty": empty, "its largest file gone": lambda folder: parts(folder)[0].unlink(),
     "its metadata gone": lose_metadata, "its arrays gone": lambda folder: shutil.rmtree(folder / "state"),
     "its host part gone": lambda folder: shutil.rmtree(folder / "host"),
@@ -105,10 +109,7 @@ def test_a_flipped_bit_of_a_checkpoint_changes_nothing(half, whole, seed):
     """Wherever it is: in the arrays it is found by the checksum, elsewhere it makes the checkpoint unreadable, or is
     in what nobody reads."""
     rng = random.Random(seed)
-    file = rng.choice(parts(half / "checkpoints" / "step_20"))
-    data = bytearray(file.read_bytes()) or bytearray(1)
-    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    file.write_bytes(data)
+    flip_bit(rng.choice(parts(half / "checkpoints" / "step_20")), rng)
     classification.train(config_of(), half)
     harness.assert_same(whole, half)
 

@@ -2,35 +2,27 @@
 
 import time
 
-import jax
 import pytest
 
 from cnnjax import classification
 from cnnjax import config as configs
+from tests.conftest import TINY, compilations
 from tests.faults import harness
 from tests.faults.harness import start, train
 
 
 def test_nothing_is_compiled_in_steady_state(tmp_path):
     """Once an evaluation and a checkpoint have been, two epochs with two of each compile nothing."""
-    config = configs.load(harness.ROOT / harness.TINY, (
+    config = configs.load(TINY, (
         "steps=240", "schedule.boundaries=(100,200)", "eval_every=60", "checkpoint_every=60", "log_every=20"))
-    compiled = []
     steady = []
-
-    def count(event, *_, **__):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(event)
 
     def watch(step, scores):
         if step == 120:
             steady.append(len(compiled))
 
-    jax.monitoring.register_event_duration_secs_listener(count)
-    try:
+    with compilations() as compiled:
         classification.train(config, tmp_path / "run", watch=watch)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(count)
     assert steady[0] > 0, "the counter does not count"
     assert len(compiled) == steady[0]
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import pytest
 from cnnjax.errors import UserError
 from cnnjax.training import distributed
 from cnnjax.training import workdir as workdirs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port
 
 # Batch norm over all devices, so that the number of devices changes nothing but the order of sums.
 SETTINGS = ("model.blocks=(1,)", "sync_batch_norm=True", "log_every=1", "optimizer.learning_rate=0.01",
@@ -27,9 +26,7 @@ def start(tmp_path_factory):
     started = []
 
     def start_all(workdir, *overrides, processes=2, devices=2):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         environment = {**os.environ, "CNNJAX_CACHE": str(cache), "JAX_PLATFORMS": "cpu",
                        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
                                     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"}
@@ -83,23 +80,18 @@ def test_two_processes_have_the_losses_of_one(tmp_path, start, alone, devices):
 # Last run on 2026-11-24: passed.
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
-def test_two_processes_make_the_depth_study_of_one(tmp_path, devices):
+def test_two_processes_make_the_depth_study_of_one(tmp_path, command, devices):
     settings = ("study.kinds=('resnet',)", "study.depths=(20,)", "diagnostics=False", "sync_batch_norm=True",
                 "optimizer.learning_rate=0.0001", "schedule.boundaries=(30,40)", "schedule.warmup_steps=0", "steps=50",
                 "log_every=1", "eval_every=25", "tensorboard=False")
 
     def study(workdir, devices, *flags):
-        command = [sys.executable, "-m", "cnnjax.cli", "depth", "--config", "configs/depth/digits.py", "--workdir",
-                   str(workdir), "--devices", str(devices), *flags, *(f"--config.{setting}" for setting in settings)]
-        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, stderr=subprocess.PIPE,
-                                text=True)
+        return command("depth", "--config", "configs/depth/digits.py", "--workdir", workdir, *flags,
+                       *(f"--config.{setting}" for setting in settings), devices=devices)
 
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     one = [study(tmp_path / "one", 1)]
     assert finish(one)[0] == [0]
-    address = ("--coordinator", f"localhost:{port}", "--processes", "2")
+    address = ("--coordinator", f"localhost:{free_port()}", "--processes", "2")
     two = [study(tmp_path / "two", devices, *address, "--process", str(i)) for i in range(2)]
     statuses, errors = finish(two)
     assert statuses == [0, 0], errors
