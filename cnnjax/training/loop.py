@@ -257,12 +257,13 @@ def _signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():       # only the main thread may set handlers
         yield caught
         return
-    old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    old: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def handler(signum: int, frame: Any) -> None:
+        if caught:      # not put back at the first: a second one under way meanwhile would be told as an error
+            signal.signal(signum, old[signum])
+            signal.raise_signal(signum)
         caught.append(signum)
-        for s, previous in old.items():
-            signal.signal(s, previous)
     for s in old:
         signal.signal(s, handler)
     try:
