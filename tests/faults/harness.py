@@ -93,8 +93,9 @@ def kill_at_random(arguments: tuple[Any, ...], workdir: Path, total: int, kills:
     for i, row in enumerate(sorted(rng.sample(range(1, total), kills))):
         process = start(*arguments)
         if i % 4 == 3:
-            time.sleep(rng.uniform(0.1, 10))
-            when = "starting"
+            latest = time.monotonic() + rng.uniform(0.1, 10)
+            wait_for(process, lambda row=row, latest=latest: time.monotonic() > latest or rows(workdir) >= row)
+            when = "starting" if rows(workdir) < row else f"row {row}"
         else:
             wait_for(process, lambda row=row: rows(workdir) >= row)
             when = f"row {row}"

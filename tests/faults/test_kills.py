@@ -7,7 +7,7 @@ import pytest
 from tests.faults import harness
 
 
-# Last run 2026-11-24: both passed, 24 kills; 51 minutes on a starved machine and 5 on a quieter one.
+# Last run 2026-11-24: both passed, 24 kills.
 @pytest.mark.slow
 @pytest.mark.parametrize(("verb", "config", "kills"), [("depth", harness.DEPTH, 14), ("ladder", harness.FASTER, 10)])
 def test_a_study_killed_again_and_again_ends_in_the_same_table(tmp_path, verb, config, kills):
