@@ -17,7 +17,6 @@ from PIL import Image
 from cnnjax.data import decode
 
 Box = tuple[float, float, float, float]
-_ORIENTATION = 0x0112       # EXIF tag; 5 to 8 lie on their side
 
 
 @dataclass(frozen=True)
@@ -120,12 +119,10 @@ def training_crop(data: bytes, name: str, size: int, rng: np.random.Generator) -
     quick. Raises `BadImage` as `decode.open_header` does.
     """
     image = decode.open_header(data, name)
-    width, height = image.size
-    if image.info.get("exif") and image.getexif().get(_ORIENTATION, 1) > 4:
-        width, height = height, width
+    width, height = decode.upright_size(image, name)
     x1, y1, x2, y2 = random_box(width, height, rng)
     reduced = _reduced(image, max(size / (x2 - x1), size / (y2 - y1)))
-    image = decode.upright_rgb(reduced, name)
+    image = decode.to_rgb(reduced, name)
     sx, sy = image.width / width, image.height / height
     crop = image.resize((size, size), Image.Resampling.BILINEAR, (x1 * sx, y1 * sy, x2 * sx, y2 * sy))
     if rng.random() < 0.5:
@@ -140,7 +137,7 @@ def evaluation_crop(data: bytes, name: str, size: int, resize: int, ten_crop: bo
     2012, section 4.1). Raises `BadImage` as `decode.open_header` does.
     """
     image = decode.open_header(data, name)
-    image = decode.upright_rgb(_reduced(image, resize / min(image.size)), name)
+    image = decode.to_rgb(_reduced(image, resize / min(image.size)), name)
     scale = resize / min(image.size)
     image = image.resize((max(resize, round(image.width * scale)), max(resize, round(image.height * scale))),
                          Image.Resampling.BILINEAR)

@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import math
 import os
+import shutil
 import struct
 import warnings
 import zlib
@@ -11,12 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cnnjax.errors import UserError
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)      # MAX_PIXELS is under Pillow's limit
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm",
+            ".pnm")
+"""Of the files that are read as images, in any case of letters."""
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+"""Pillow's names of them. Of an animated or paged file the first frame is read."""
 MAX_PIXELS = 2**26
 """A file that declares more (8192 x 8192) is refused before any of it is decoded."""
 
@@ -36,7 +42,7 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except Image.UnidentifiedImageError:
-        raise BadImage(f"{name} is neither a JPEG nor a PNG image") from None
+        raise BadImage(f"{name} is no image of a known kind ({', '.join(FORMATS)})") from None
     except BROKEN as error:
         raise BadImage(f"{name} cannot be decoded: {str(error) or type(error).__name__}") from None
 
@@ -50,24 +56,64 @@ def read_file(file: Path) -> bytes:
 
 
 def open_header(data: bytes, name: str) -> Image.Image:
-    """A JPEG or PNG file's bytes as a Pillow image whose pixels are not decoded yet. Raises `BadImage`."""
+    """An image file's bytes as a Pillow image whose pixels are not decoded yet. Raises `BadImage`, also for a file that
+    declares more pixels than `MAX_PIXELS`."""
     if not data:
         raise BadImage(f"{name} is empty (0 bytes)")
     with _named(name):
-        image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG"))
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(f"{name} declares {image.width}x{image.height} pixels; at most {MAX_PIXELS:,} are decoded")
     return image
 
 
-def upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Decoded, turned as its EXIF orientation says, and in RGB: grey, 16-bit grey, palette and CMYK are converted, an
-    alpha channel is dropped. Raises `BadImage` naming `name`."""
+_TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}
+"""What makes an image of that EXIF orientation upright."""
+
+
+def orientation(image: Image.Image, name: str) -> int:
+    """The EXIF orientation, 1 to 8, wherever the file says it: EXIF (in a PNG before or after the pixels) or XMP.
+
+    1 is upright; so is what cannot be understood, and a TIFF, which Pillow turns itself. Whatever asks for the size and
+    whatever decodes the pixels asks here, so that the two agree. Raises `BadImage` where a PNG's pixels, which come
+    before its last chunks, cannot be decoded.
+    """
+    if image.format == "TIFF":
+        return 1
+    if image.format == "PNG":
+        with _named(name):
+            image.load()
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except BROKEN:
+        return 1
+    return found if found in _TURNS else 1
+
+
+def upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    """(width, height) after the turn that the orientation asks for. Raises `BadImage` as `orientation` does."""
+    return image.size if orientation(image, name) < 5 else (image.height, image.width)
+
+
+def to_rgb(image: Image.Image, name: str, upright: bool = True) -> Image.Image:
+    """Decoded, in RGB, and turned as its orientation says if `upright`.
+
+    Grey, 16-bit grey, palette and CMYK are converted, an alpha channel is dropped. Raises `BadImage` naming `name`.
+    """
+    turn = _TURNS.get(orientation(image, name)) if upright else None
     with _named(name):
-        if image.mode != "RGB" or image.info.get("exif"):
-            image = ImageOps.exif_transpose(image)
+        image.load()
+        if turn is not None:
+            image = image.transpose(turn)
         if image.mode.startswith("I"):                          # 16-bit grey; convert() alone would clip at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            values = np.asarray(image)
+            if values.size and not 0 <= values.min() <= values.max() < 2**16:
+                raise BadImage(f"{name} has pixels of 32 bits; at most 16 a channel are read")
+            image = Image.fromarray((values >> 8).astype(np.uint8))
+        if image.mode == "F":
+            raise BadImage(f"{name} has floating-point pixels, whose range is not known; save it with 8 or 16 bits")
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return image.convert("RGB")
@@ -81,8 +127,8 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def decode(data: bytes, name: str, size: int = 0) -> np.ndarray:
-    """A JPEG or PNG file's bytes to uint8 (H, W, 3), or (size, size, 3) when `size` is not 0. Raises `BadImage`."""
-    image = upright_rgb(open_header(data, name), name)
+    """An image file's bytes to uint8 (H, W, 3), or (size, size, 3) when `size` is not 0. Raises `BadImage`."""
+    image = to_rgb(open_header(data, name), name)
     return np.asarray(fit_square(image, size) if size else image)
 
 
@@ -103,7 +149,7 @@ def decode_all(count: int, image_at: Callable[[int], np.ndarray], name_at: Calla
 
     `image_at(i)` runs on threads (decoders release the interpreter lock). An image that raises `BadImage` stops it all,
     or with `on_error="skip"` leaves its place out. Returns the indices kept and a line for each one left out.
-    Raises `UserError` when images differ in size.
+    Raises `UserError` when images differ in size, or when the disk has no room for them all.
     """
     skipped: dict[int, str] = {}
 
@@ -120,6 +166,11 @@ def decode_all(count: int, image_at: Callable[[int], np.ndarray], name_at: Calla
     if first is None:
         raise UserError(f"none of the {count} images can be read; the first: {skipped[0]}")
     shape = image_at(first).shape
+    size, free = count * math.prod(shape), shutil.disk_usage(target.parent).free
+    if size > free:     # a mapped file that outgrows its disk ends the process without a word
+        raise UserError(f"data.cache: {count} images of {_size(shape)} take {size / 1e9:,.1f} GB decoded, but "
+                        f"{target.parent.parent} has {free / 1e9:,.1f} GB left; name another folder in data.cache or "
+                        "CNNJAX_CACHE, or set data.image_size or data.streamed")
     out = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint8, shape=(count, *shape))
 
     def work(indices: range) -> None:
