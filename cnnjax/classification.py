@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -334,13 +335,17 @@ def restore(workdir: Path, config: ConfigDict, dataset: Images,
 
 
 def load_data(config: ConfigDict) -> Images:
-    """The data set of `config.data`: decoded arrays, or with `streamed` files that are read as they come."""
-    if not config.data.streamed:
-        return datasets.load(config.data, config.seed)
-    if config.data.image_size < 1 or config.data.validation:
+    """The data set of `config.data`: decoded arrays, or with `streamed` files that are read as they come.
+
+    Says in one line what is there and not used.
+    """
+    if config.data.streamed and (config.data.image_size < 1 or config.data.validation):
         raise UserError(f"config field 'data.streamed': needs an image_size and no validation, found image_size "
                         f"{config.data.image_size} and validation {config.data.validation}")
-    return streaming.load(config.data)
+    dataset = streaming.load(config.data) if config.data.streamed else datasets.load(config.data, config.seed)
+    if dataset.left_out and distributed.is_writer():
+        print(datasets.summary(dataset.left_out), file=sys.stderr)
+    return dataset
 
 
 def init_function(module: nn.Module, dataset: Images) -> Callable[[jax.Array], tuple[Any, Any]]:

@@ -4,7 +4,6 @@
 `cnnjax.data.augment` shuffles, crops and flips inside the training step.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,10 +11,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import sources
-from cnnjax.data.sets import Dataset, ImageSet
+from cnnjax.data.sets import Dataset, ImageSet, summary
 from cnnjax.errors import UserError
 
-__all__ = ["Dataset", "ImageSet", "load"]
+__all__ = ["Dataset", "ImageSet", "load", "summary"]
 
 
 _DEFAULTS = {"source": "digits", "path": "", "image_size": 0, "validation": 0, "cache": "", "on_error": "stop"}
@@ -29,8 +28,9 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     image_size   0: as the source has them; otherwise the shorter side is resized to this and the centre cut out
     validation   0; images held out of the training split (He et al. 2016, section 4.2: 5,000 of 50,000)
     cache        ""; folder for decoded images, by default $CNNJAX_CACHE or ~/.cache/cnnjax
-    on_error     "stop" at an unreadable image, or "skip" it, with a warning that counts and lists what was skipped
+    on_error     "stop" at an unreadable image, or "skip" it: left out and listed
 
+    What is there and not used stands in `left_out`, a line each; whoever starts a run says it (`sets.summary`).
     `seed` only draws the images that `validation` holds out; a source's own split never depends on it. With
     `validation` the training images that stay are copied into memory; a memory-mapped set is otherwise left on disk.
     Raises `UserError` for whatever the user can mend: an unknown name, missing or broken files, a field out of range.
@@ -43,8 +43,6 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
         raise UserError(f"data.on_error is {options.on_error!r}; it must be 'stop' or 'skip'")
 
     read = sources.read(options)
-    if read.skipped:
-        warnings.warn(f"{len(read.skipped)} unreadable images skipped: {'; '.join(read.skipped)}", stacklevel=2)
     train, test, validation = read.splits["train"], read.splits["test"], read.splits.get("validation")
     if options.validation:
         if validation is not None:
@@ -52,7 +50,7 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
                             f"its own ({len(validation.labels)} images): set it to 0")
         train, validation = _hold_out(train, options.validation, seed)
     mean, std = statistics(train.images)
-    return Dataset(train, validation, test, read.classes, mean, std)
+    return Dataset(train, validation, test, read.classes, mean, std, read.left_out)
 
 
 def _hold_out(train: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:

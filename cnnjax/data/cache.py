@@ -21,7 +21,7 @@ import numpy as np
 from cnnjax.data.sets import ImageSet, Splits
 from cnnjax.errors import DISK, UserError
 
-_VERSION = 1        # of the layout and of the decoding: raise it when either changes
+_VERSION = 2        # of the layout and of the decoding: raise it when either changes
 _STALE = 24 * 3600  # seconds after which the unfinished folder of a killed process is removed
 
 Build = Callable[[Path], tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]]
@@ -50,10 +50,10 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _unfinished(folder.parent) as unfinished:
-            labels, classes, skipped = build(unfinished)
+            labels, classes, left_out = build(unfinished)
             for split, values in labels.items():
                 np.save(unfinished / f"{split}_labels.npy", values.astype(np.int32))
-            meta = {"splits": list(labels), "classes": classes, "skipped": skipped}
+            meta = {"splits": list(labels), "classes": classes, "left_out": left_out}
             (unfinished / "meta.json").write_text(json.dumps(meta))
             for file in unfinished.iterdir():
                 _sync(file)
@@ -78,7 +78,7 @@ def _open(folder: Path) -> Splits | None:
             splits[split] = ImageSet(images, np.load(folder / f"{split}_labels.npy"))
             if len(splits[split].labels) != len(images):
                 return None
-        return Splits(splits, tuple(meta["classes"]), tuple(meta["skipped"]))
+        return Splits(splits, tuple(meta["classes"]), tuple(meta["left_out"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,4 +1,4 @@
-"""Folders and tars of image files, `<split>/<class>/*.{jpg,jpeg,png}`, decoded once into the cache."""
+"""Folders and tars of image files, `<split>/<class>/**`, decoded once into the cache."""
 
 import bz2
 import gzip
@@ -9,35 +9,41 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.data import cache, decode
-from cnnjax.data.sets import Splits
+from cnnjax.data import cache, decode, files
+from cnnjax.data.sets import Splits, check_classes
 from cnnjax.errors import UserError
 
 
 class Listing(NamedTuple):
-    """Image files by split and class: `files[split][class]` is a sorted list of names within the folder or tar."""
+    """Image files by split and class: `files[split][class]` is a sorted list of names within the folder or tar.
+
+    `left_out` has a line for each file that is there and is not read.
+    """
 
     files: dict[str, dict[str, list[str]]]
     classes: tuple[str, ...]
+    left_out: tuple[str, ...]
 
 
 def folder(config: ConfigDict) -> Splits:
     """The image folder `path`: splits train and test, or train and val, or all three (val is then the validation set).
 
-    Classes are the folders' names, sorted. Decoded images stand in the cache under a hash of names, sizes and times of
-    change. Raises `UserError` as `list_folder` and `cnnjax.data.decode.decode_all` do.
+    Splits may go by another name (`files.split_of`). Classes are the names of the folders in them, sorted; the images
+    of a class may lie in folders of its own. Decoded images stand in the cache under a hash of names, sizes and times
+    of change. Raises `UserError` as `list_folder` and `cnnjax.data.decode.decode_all` do.
     """
     base, listing = list_folder(config.path)
     content = [[name, (stat := (base / name).stat()).st_size, stat.st_mtime_ns] for name in _names(listing)]
-    return cache.cached(config.cache, "folder", [config.image_size, config.on_error, content],
-                        _builder(listing, lambda name: decode.read_file(base / name), str(base), config))
+    splits = cache.cached(config.cache, "folder", [config.image_size, config.on_error, content],
+                          _builder(listing, lambda name: decode.read_file(base / name), str(base), config))
+    return splits._replace(left_out=(*listing.left_out, *splits.left_out))
 
 
 def tar(config: ConfigDict) -> Splits:
@@ -62,73 +68,105 @@ def tar(config: ConfigDict) -> Splits:
                 return os.pread(stream.fileno(), size, offset)      # no shared position: safe on threads
 
             with stream:
-                return _builder(listing, read, str(file), config)(target)
+                labels, classes, skipped = _builder(listing, read, str(file), config)(target)
+            return labels, classes, [*listing.left_out, *skipped]
 
     return cache.cached(config.cache, "tar", [config.image_size, config.on_error, content], build)
 
 
 def list_folder(path: str) -> tuple[Path, Listing]:
-    """The image files of the folder `path`; names are relative to it. Hidden files and other suffixes are left aside.
+    """The image files of the folder `path`; names are relative to it. Links are followed.
 
-    Raises `UserError` for a missing folder or split, a class without an image, and splits whose classes differ.
+    Raises `UserError` for a missing folder or split, a class without an image, fewer than two classes, and splits whose
+    classes differ.
     """
     base = Path(path).expanduser()
     if not path or not base.is_dir():
         raise UserError(f"data.path: no folder {path!r}")
-    names, empty = [], []
-    for split in _subfolders(base):
-        for kind in _subfolders(split):
-            found = [f"{split.name}/{kind.name}/{entry.name}" for entry in os.scandir(kind) if entry.is_file()]
-            names += found
-            empty += [] if found else [f"{split.name}/{kind.name}/"]
-    return base, _sort(names + empty, str(base))
+    tops = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(base))
+    tree = files.walk(base, [top[:-1] for top in tops if _split_at(top)])
+    return base, _sort([*tops, *tree.files, *(f"{name}/" for name in tree.folders)], str(base), tree.left_out)
 
 
-def _subfolders(base: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(base) if entry.is_dir() and not entry.name.startswith("."))
+def _split_at(name: str) -> str | None:
+    """The split ("train", "val" or "test") whose folder a name begins with."""
+    top, _, rest = name.partition("/")
+    return files.split_of(top) if rest or name.endswith("/") else None
 
 
-def _sort(names: list[str], where: str) -> Listing:
-    """Names "split/class/file" (and "split/class/" for a folder that may be empty) into a `Listing`, checked."""
+def _sort(names: list[str], where: str, left_out: Sequence[str] = ()) -> Listing:
+    """Names of files, and of folders with a "/" at their end, into a `Listing`, checked. `left_out` is added to its."""
+    lines = list(left_out)
+    folder_of: dict[str, str] = {}                                      # the folder of each split
     found: dict[str, dict[str, list[str]]] = {}
     for name in sorted(names):
-        parts = name.split("/")
-        if len(parts) != 3 or parts[0] not in ("train", "val", "test") or any(p.startswith(".") for p in parts):
+        top, *inner = name.rstrip("/").split("/")
+        split, is_folder = _split_at(name), name.endswith("/")
+        if any(map(files.hidden, (top, *inner))):
+            lines += [] if is_folder and inner else [f"{name}: hidden"]
             continue
-        files = found.setdefault(parts[0], {}).setdefault(parts[1], [])
-        if parts[2].lower().endswith(decode.SUFFIXES):
-            files.append(name)
+        if split is None:
+            lines += [] if is_folder and inner else [f"{name}: no split (train, val or test)"]
+            continue
+        if folder_of.setdefault(split, top) != top:
+            raise UserError(f"data.path: {where} has two folders of one split, {folder_of[split]}/ and {top}/; rename "
+                            "one or join them")
+        if is_folder:
+            found.setdefault(split, {})
+            if len(inner) == 1:
+                found[split].setdefault(inner[0], [])
+        elif len(inner) == 1:
+            lines.append(f"{name}: beside the class folders, so of no class")
+        else:
+            images = found.setdefault(split, {}).setdefault(inner[0], [])
+            if name.lower().endswith(decode.SUFFIXES):
+                images.append(name)
+            else:
+                lines.append(f"{name}: no image that is read ({PurePosixPath(name).suffix or 'no suffix'})")
+    found = {split: kinds for split, kinds in found.items() if kinds}
     if "train" not in found or not ("test" in found or "val" in found):
         have = ", ".join(sorted({name.split("/")[0] for name in names})[:8]) or "nothing"
         raise UserError(f"data.path: {where} needs the folders train/<class>/ and test/<class>/ (or val/<class>/); it "
-                        f"has {have}")
-    for split, classes in found.items():
-        for kind, files in classes.items():
-            if not files:
-                raise UserError(f"data.path: {where}: class {split}/{kind} has no image "
+                        f"has {have}{_level(names, where)}")
+    for split, kinds in found.items():
+        for kind, images in kinds.items():
+            if not images:
+                raise UserError(f"data.path: {where}: class {folder_of[split]}/{kind} has no image "
                                 f"(*{', *'.join(decode.SUFFIXES)})")
-    for split, classes in found.items():
-        differing = sorted(set(classes) ^ set(found["train"]))
+    check_classes(sorted(found["train"]), f"{where}/{folder_of['train']}")
+    for split, kinds in found.items():
+        differing = sorted(set(kinds) ^ set(found["train"]))
         if differing:
             lacks = split if differing[0] in found["train"] else "train"
-            raise UserError(f"data.path: {where}: class {differing[0]!r} is missing from {lacks}/")
-    found = {split: found[split] for split in ("train", "val", "test") if split in found}
-    if "test" in found:
-        named = {"val": "validation"}
-        return Listing({named.get(split, split): classes for split, classes in found.items()}, tuple(found["train"]))
-    return Listing({"train": found["train"], "test": found["val"]}, tuple(found["train"]))
+            raise UserError(f"data.path: {where}: class {differing[0]!r} is missing from {folder_of[lacks]}/")
+    classes = tuple(sorted(found["train"]))
+    by_class = {}
+    for split, name in (("train", "train"), ("test", "test"), ("val", "validation" if "test" in found else "test")):
+        if split in found:
+            by_class[name] = {kind: found[split][kind] for kind in classes}
+    return Listing(by_class, classes, tuple(lines))
+
+
+def _level(names: list[str], where: str) -> str:
+    """The end of an error message: the folder a level higher or lower that has the splits, or nothing."""
+    if files.split_of(Path(where).name):
+        return f"; did you mean its parent, {Path(where).parent}?"
+    for top in sorted({name.split("/")[0] for name in names if name.endswith("/")}):
+        if any(files.split_of(child.name) == "train" for child in Path(where, top).glob("*/")):
+            return f"; did you mean {Path(where, top)}?"
+    return ""
 
 
 def _names(listing: Listing) -> list[str]:
-    return [name for classes in listing.files.values() for files in classes.values() for name in files]
+    return [name for classes in listing.files.values() for images in classes.values() for name in images]
 
 
 def _builder(listing: Listing, read: Callable[[str], bytes], where: str, config: ConfigDict) -> cache.Build:
     def build(target: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]:
         labels, skipped, shapes = {}, [], {}
         for split, classes in listing.files.items():
-            names = [name for files in classes.values() for name in files]
-            values = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in classes.values()])
+            names = [name for images in classes.values() for name in images]
+            values = np.repeat(np.arange(len(classes), dtype=np.int32), [len(images) for images in classes.values()])
 
             def name_at(i: int, names: list[str] = names) -> str:
                 return f"{where}/{names[i]}"
@@ -189,13 +227,16 @@ def _members(file: Path, stream) -> dict[str, tuple[int, int]]:
                 if not (member.isreg() or member.isdir()) or member.issparse():
                     raise UserError(f"data.path: {file} has the member {member.name!r}, which is a link or special "
                                     "file: refused; pack plain files and folders only")
+                if not path.parts:                              # "./", the folder itself
+                    continue
                 members[str(path) + "/" * member.isdir()] = (member.offset_data, member.size)
                 end = member.offset_data + member.size
     except tarfile.TarError as error:
         raise UserError(f"data.path: {file} is not a tar, or is cut off: {error}") from None
     if os.fstat(stream.fileno()).st_size < end + 512:      # the end is marked by blocks of zeros
         raise UserError(f"data.path: {file} is cut off: its end mark is missing")
-    tops = {name.split("/")[0] for name in members} - {"."}
-    if len(tops) == 1 and not tops & {"train", "val", "test"}:      # packed with the folder that holds the splits
-        members = {name.partition("/")[2]: place for name, place in members.items()}
+    tops = {top for name in members if not files.hidden(top := name.split("/")[0])}
+    if len(tops) == 1 and not any(map(files.split_of, tops)):       # packed with the folder that holds the splits
+        members = {name.partition("/")[2] if name.split("/")[0] in tops else name: place
+                   for name, place in members.items()}
     return members

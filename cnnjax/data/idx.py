@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import decode
-from cnnjax.data.sets import ImageSet, Splits
+from cnnjax.data.sets import ImageSet, Splits, check_classes
 from cnnjax.errors import UserError
 
 _FILES = {"train": "train", "test": "t10k"}
@@ -43,6 +43,7 @@ def idx(config: ConfigDict) -> Splits:
     if splits["test"].labels.max() >= classes:
         raise UserError(f"data.path: {folder} has the test label {splits['test'].labels.max()}, which no "
                         "training image has")
+    check_classes([str(c) for c in range(classes)], str(folder))
     return Splits(splits, tuple(str(c) for c in range(classes)))
 
 

@@ -1,8 +1,11 @@
 """What a data source gives: images and labels as arrays, split by name."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from cnnjax.errors import UserError
 
 
 class ImageSet(NamedTuple):
@@ -24,6 +27,7 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
+    left_out: tuple[str, ...] = ()      # a line for each file or image that is there and not used
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -32,8 +36,22 @@ class Dataset(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """What a source reads: its splits ("train", "test", perhaps "validation"), class names and the images left out."""
+    """What a source reads: its splits ("train", "test", perhaps "validation"), class names, a line for each file or
+    image left out."""
 
     splits: dict[str, ImageSet]
     classes: tuple[str, ...]
-    skipped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def summary(left_out: Sequence[str]) -> str:
+    """One line that counts what was left out and shows the first three."""
+    more = "; ..." if len(left_out) > 3 else ""
+    return f"{len(left_out)} left out of the data: {'; '.join(left_out[:3])}{more}"
+
+
+def check_classes(classes: Sequence[str], where: str) -> None:
+    """Raises UserError for a data set of fewer than two classes, on which any network is right."""
+    if len(classes) < 2:
+        raise UserError(f"data.path: {where} has one class only, {', '.join(map(repr, classes)) or 'none'}; expected "
+                        "two or more. Is the path a level too high or too low?")

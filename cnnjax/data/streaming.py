@@ -32,6 +32,7 @@ class Photographs(NamedTuple):
     train: Any
     test: Any
     classes: tuple[str, ...]
+    left_out: tuple[str, ...] = ()      # a line for each file that is there and not read
 
 
 class Streamed(NamedTuple):
@@ -44,6 +45,7 @@ class Streamed(NamedTuple):
     mean: np.ndarray
     std: np.ndarray
     size: int
+    left_out: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -59,18 +61,19 @@ def load(config: Any) -> Streamed:
     photographs = (open_folder(config.path) if config.source == "folder" else
                    open_tfds(config.source.removeprefix("tfds:"), config.path))
     mean, std = sample_statistics(photographs.train, config.image_size, on_error=config.on_error)
-    return Streamed(photographs.train, None, photographs.test, photographs.classes, mean, std, config.image_size)
+    return Streamed(photographs.train, None, photographs.test, photographs.classes, mean, std, config.image_size,
+                    photographs.left_out)
 
 
 def open_folder(path: str) -> Photographs:
-    """The image folder `path`, `<split>/<class>/*.{jpg,jpeg,png}`, of any sizes. Raises as `folders.list_folder`."""
+    """The image folder `path`, `<split>/<class>/**`, of any sizes. Raises as `folders.list_folder`."""
     base, listing = folders.list_folder(path)
     files = {}
     for split, classes in listing.files.items():
         names = [name for group in classes.values() for name in group]
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(group) for group in classes.values()])
         files[split] = Files(base, np.array([os.fsencode(name) for name in names]), labels)
-    return Photographs(files["train"], files["test"], listing.classes)
+    return Photographs(files["train"], files["test"], listing.classes, listing.left_out)
 
 
 def open_tfds(name: str, path: str = "") -> Photographs:

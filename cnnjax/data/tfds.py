@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import cache, decode
-from cnnjax.data.sets import Splits
+from cnnjax.data.sets import Splits, check_classes
 from cnnjax.errors import UserError, one_line
 
 
@@ -76,7 +76,9 @@ def open_prepared(name: str, path: str) -> Opened:
     for split in splits.values():
         if split not in info.splits:
             raise UserError(f"data.source: TFDS set {name!r} has no split {split!r}; it has {', '.join(info.splits)}")
-    return Opened(made, image_key, label_key, splits, tuple(info.features[label_key].names))
+    classes = tuple(info.features[label_key].names)
+    check_classes(classes, str(made.data_dir))
+    return Opened(made, image_key, label_key, splits, classes)
 
 
 def read(name: str, config: ConfigDict) -> Splits:

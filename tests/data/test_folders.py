@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from cnnjax import data
 from cnnjax.data import cache, decode
@@ -170,18 +170,191 @@ def test_images_of_all_modes_become_rgb():
     assert red[..., 1:].max() < 15
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_exif_orientation_is_applied(kind):
-    image = Image.new("RGB", (16, 8), (0, 0, 0))
-    image.paste((255, 255, 255), (0, 0, 8, 8))                  # the left half white
-    exif = Image.Exif()
-    exif[0x0112] = 6                                            # turn clockwise to be upright: left becomes top
+CORNERS = np.zeros((16, 32, 3), np.uint8)               # a colour a quarter: every turn gives another picture
+CORNERS[:8, :16], CORNERS[:8, 16:], CORNERS[8:, :16] = (250, 0, 0), (0, 250, 0), (0, 0, 250)
+TURNED = {1: CORNERS, 2: CORNERS[:, ::-1], 3: CORNERS[::-1, ::-1], 4: CORNERS[::-1], 5: CORNERS.transpose(1, 0, 2),
+          6: np.rot90(CORNERS, -1), 7: CORNERS[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(CORNERS)}
+
+
+def _chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def _turned(form, tag, orientation):
+    """An image file of CORNERS that says its orientation by the tag."""
+    exif, saved = Image.Exif(), {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
+    exif[0x0112] = orientation
+    xmp = f'<x:xmpmeta><rdf:Description tiff:Orientation="{orientation}"/></x:xmpmeta>'.encode()
+    late = {"eXIf after the pixels": _chunk(b"eXIf", exif.tobytes()[6:]),
+            "XMP after the pixels": _chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp)}.get(tag, b"")
+    if tag == "XMP" and form == "PNG":
+        saved["pnginfo"] = PngImagePlugin.PngInfo()
+        saved["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode())
+    elif not late:
+        saved[tag.lower()] = exif if tag == "EXIF" else xmp
     stream = io.BytesIO()
-    image.save(stream, kind, exif=exif)
-    upright = decode.decode(stream.getvalue(), "turned")
-    assert upright.shape == (16, 8, 3)
-    assert upright[:7].min() > 200
-    assert upright[9:].max() < 50
+    Image.fromarray(CORNERS).save(stream, form, lossless=True, **saved)
+    end = stream.getvalue().rindex(b"IEND") - 4 if late else len(stream.getvalue())
+    return stream.getvalue()[:end] + late + stream.getvalue()[end:]
+
+
+@pytest.mark.parametrize(("form", "tag"), [
+    ("JPEG", "EXIF"), ("JPEG", "XMP"), ("PNG", "EXIF"), ("PNG", "XMP"), ("PNG", "eXIf after the pixels"),
+    ("PNG", "XMP after the pixels"), ("WEBP", "EXIF"), ("WEBP", "XMP"), ("TIFF", "EXIF")])
+def test_size_and_pixels_turn_by_whichever_tag_says_so(form, tag):
+    for orientation, expected in TURNED.items():
+        data = _turned(form, tag, orientation)
+        assert decode.upright_size(decode.open_header(data, "x"), "x") == expected.shape[1::-1]
+        found = decode.decode(data, "x").astype(int)
+        assert found.shape == expected.shape
+        assert abs(found - expected).mean() < 6                 # a wrong turn is off by 80 and more
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_that_is_none_turns_nothing(orientation):
+    assert decode.decode(_turned("PNG", "EXIF", orientation), "x").shape == (16, 32, 3)
+
+
+def test_broken_exif_does_not_cost_the_image():
+    stream = io.BytesIO()
+    Image.fromarray(CORNERS).save(stream, "PNG", exif=b"Exif\0\0no header of a TIFF")
+    np.testing.assert_array_equal(decode.decode(stream.getvalue(), "x"), CORNERS)
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("BMP", ".bmp"), ("GIF", ".GIF"), ("TIFF", ".tif"), ("TIFF", ".TIFF"),
+                                              ("WEBP", ".WebP"), ("PPM", ".ppm"), ("JPEG", ".jpe"), ("PNG", ".PNG")])
+def test_every_kind_of_image_that_pillow_knows_is_read(folder, tmp_path, form, suffix):
+    """F2."""
+    flat = np.full((8, 8, 3), (255, 0, 0), np.uint8)
+    Image.fromarray(flat).save(folder / "train" / "cat" / f"9{suffix}", form, **({"lossless": True} if form == "WEBP"
+                                                                               else {}))
+    dataset = _load("folder", folder, tmp_path)
+    assert len(dataset.train.labels) == 7
+    np.testing.assert_allclose(dataset.train.images[3].astype(int), flat, atol=2)
+    assert not dataset.left_out
+
+
+def test_the_first_frame_of_an_animation_is_read():
+    stream = io.BytesIO()
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(stream, "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode.decode(stream.getvalue(), "x"), np.full((8, 8, 3), (255, 0, 0)))
+
+
+def test_deep_pixels_are_scaled_or_refused():
+    def tiff(array):
+        stream = io.BytesIO()
+        Image.fromarray(array).save(stream, "TIFF")
+        return stream.getvalue()
+    assert decode.decode(tiff(np.full((4, 4), 0x8001, np.uint16)), "x").tolist() == np.full((4, 4, 3), 128).tolist()
+    with pytest.raises(decode.BadImage, match="x has pixels of 32 bits"):
+        decode.decode(tiff(np.full((4, 4), 2**20, np.int32)), "x")
+    with pytest.raises(decode.BadImage, match="x has floating-point pixels"):
+        decode.decode(tiff(np.full((4, 4), 0.5, np.float32)), "x")
+
+
+def test_images_of_nested_folders_belong_to_their_class(folder, tmp_path):
+    """F1, in a folder and in a tar."""
+    for depth in ("sub", "sub/deeper"):
+        (folder / "train" / "cat" / depth).mkdir()
+        (folder / "train" / "cat" / depth / "0.png").write_bytes(_png(_array(7)))
+    for dataset in (_load("folder", folder, tmp_path), _load("tar", _tar(folder, tmp_path / "a.tar"), tmp_path)):
+        np.testing.assert_array_equal(dataset.train.labels, [0] * 5 + [1] * 3)
+        assert not dataset.left_out
+
+
+@pytest.mark.parametrize(("train", "val", "test"), [
+    ("Train", "valid", "TEST"), ("training", "validation", "testing"), ("TRAIN", "dev", "Test"),
+    ("train", "eval", "test")])
+def test_splits_of_other_names_are_known(folder, tmp_path, train, val, test):
+    """F2."""
+    shutil.copytree(folder / "test", folder / "held")
+    for old, new in (("train", train), ("held", val), ("test", test)):
+        (folder / old).rename(folder / new)
+    dataset = _load("folder", folder, tmp_path)
+    assert len(dataset.validation.labels) == 4
+    _check(dataset)
+
+
+def test_two_folders_of_one_split_are_refused(folder, tmp_path):
+    shutil.copytree(folder / "test", folder / "val")
+    shutil.copytree(folder / "test", folder / "Valid")
+    assert "two folders of one split, Valid/ and val/" in _error("folder", folder, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["folder", "tar"])
+def test_whatever_is_not_read_is_listed(folder, tmp_path, source):
+    for name in ("train/cat/notes.txt", "train/cat/._0.png", "train/cat/Thumbs.db", "train/cat/photo.heic",
+                 "train/cat/.cache/0.png", "train/beside.png", "test/.DS_Store", "README.md", "extra/cat/0.png",
+                 "__MACOSX/train/cat/._0.png", "train/cat/no_suffix"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(_png(_array(0)))
+    dataset = _load(source, folder if source == "folder" else _tar(folder, tmp_path / "a.tar"), tmp_path)
+    _check(dataset)
+    lines = {line.partition(": ")[0].rstrip("/"): line.partition(": ")[2] for line in dataset.left_out}
+    expected = {
+        "train/cat/notes.txt": "no image that is read (.txt)", "train/cat/photo.heic": "no image that is read (.heic)",
+        "train/cat/no_suffix": "no image that is read (no suffix)", "train/cat/._0.png": "hidden",
+        "train/cat/Thumbs.db": "hidden", "test/.DS_Store": "hidden", "__MACOSX": "hidden", "README.md":
+        "no split (train, val or test)", "extra": "no split (train, val or test)",
+        "train/beside.png": "beside the class folders, so of no class"}
+    assert lines.items() >= expected.items()
+    assert ("train/cat/.cache" if source == "folder" else "train/cat/.cache/0.png") in lines
+    assert data.summary(dataset.left_out).startswith(f"{len(dataset.left_out)} left out of the data: ")
+
+
+def test_broken_links_loops_and_pipes_are_listed_and_links_followed(folder, tmp_path):
+    """F2."""
+    cat = folder / "train" / "cat"
+    (cat / "broken.png").symlink_to(tmp_path / "nowhere")
+    (cat / "loop").symlink_to(cat)
+    os.mkfifo(cat / "pipe.png")
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "0.png").write_bytes(_png(_array(5)))
+    (cat / "linked").symlink_to(tmp_path / "else")
+    dataset = _load("folder", folder, tmp_path)
+    assert len(dataset.train.labels) == 7
+    assert dataset.left_out == ("train/cat/broken.png: a broken link",
+                                "train/cat/loop: a link to a folder that it lies in", "train/cat/pipe.png: not a file")
+
+
+@pytest.mark.parametrize("source", ["folder", "tar"])
+def test_a_single_class_is_refused_by_name(folder, tmp_path, source):
+    """F4."""
+    for split in ("train", "test"):
+        shutil.rmtree(folder / split / "dog")
+    path = folder if source == "folder" else _tar(folder, tmp_path / "a.tar")
+    assert "/train has one class only, 'cat'; expected two or more" in _error(source, path, tmp_path)
+
+
+def test_a_path_a_level_off_is_told(folder, tmp_path):
+    """F4."""
+    assert f"it has cat, dog; did you mean its parent, {folder}?" in _error("folder", folder / "train", tmp_path)
+    (tmp_path / "around").mkdir()
+    folder.rename(tmp_path / "around" / "set")
+    assert f"it has set; did you mean {tmp_path / 'around' / 'set'}?" in _error("folder", tmp_path / "around", tmp_path)
+    inside = tmp_path / "inside"
+    for split in ("train", "test"):
+        shutil.copytree(tmp_path / "around" / "set" / split, inside / split / "images")
+    assert "has one class only, 'images'" in _error("folder", inside, tmp_path)
+
+
+def test_images_without_class_folders_are_no_test_split(folder, tmp_path):
+    """As competitions give their test images: val is the test then, and the others are said."""
+    (folder / "test").rename(folder / "val")
+    (folder / "test").mkdir()
+    (folder / "test" / "0.png").write_bytes(_png(_array(0)))
+    dataset = _load("folder", folder, tmp_path)
+    assert len(dataset.test.labels) == 4
+    assert dataset.left_out == ("test/0.png: beside the class folders, so of no class",)
+
+
+def test_images_that_the_disk_cannot_hold_are_refused_before_they_are_decoded(folder, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    message = _error("folder", folder, tmp_path)
+    assert message.startswith("data.cache: 6 images of 8x8 take 0.0 GB decoded, but")
+    assert "set data.image_size or data.streamed" in message
 
 
 def test_image_size_keeps_the_aspect_and_the_centre(folder, tmp_path):
@@ -195,15 +368,13 @@ def test_image_size_keeps_the_aspect_and_the_centre(folder, tmp_path):
 
 def _bomb(width, height):
     """A PNG that declares so many pixels in some tens of bytes."""
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", head) + _chunk(b"IDAT", zlib.compress(b"")) + _chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize(("content", "said"), [
     (b"", "is empty (0 bytes)"),
-    (b"GIF89a, or anything else", "is neither a JPEG nor a PNG image"),
+    (b"%PDF, or anything else", "is no image of a known kind (JPEG, PNG,"),
     (_png(_array(0))[:100], "cannot be decoded"),
     (_bomb(8, 8), "cannot be decoded"),
     (_bomb(9000, 9000), "declares 9000x9000 pixels; at most"),
@@ -217,16 +388,17 @@ def test_a_broken_image_is_named_or_skipped(folder, tmp_path, content, said):
     assert message.startswith(f"{broken} {said}")
     assert "data.on_error='skip'" in message
     for _ in range(2):                                          # the second time from the cache
-        with pytest.warns(UserWarning, match=r"1 unreadable images skipped: .*train/dog/1.png"):
-            dataset = _load("folder", folder, tmp_path, on_error="skip")
+        dataset = _load("folder", folder, tmp_path, on_error="skip")
+        (line,) = dataset.left_out
+        assert line.startswith(f"{broken} {said}")
         np.testing.assert_array_equal(dataset.train.labels, [0, 0, 0, 1, 1])
         np.testing.assert_array_equal(dataset.train.images[3:], np.stack([_array(0), _array(2)]))
 
 
 def test_the_first_image_may_be_the_broken_one(folder, tmp_path):
     (folder / "train" / "cat" / "0.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match="1 unreadable"):
-        dataset = _load("folder", folder, tmp_path, on_error="skip")
+    dataset = _load("folder", folder, tmp_path, on_error="skip")
+    assert len(dataset.left_out) == 1
     np.testing.assert_array_equal(dataset.train.images[0], _array(11))
 
 
@@ -260,7 +432,7 @@ def test_flaws_of_a_folder_are_told(folder, tmp_path):
     (folder / "train" / "eel").mkdir()
     (folder / "train" / "eel" / "notes.txt").write_text("no image")
     (folder / "train" / ".hidden").mkdir()
-    assert "class train/eel has no image (*.jpg, *.jpeg, *.png)" in _error("folder", folder, tmp_path)
+    assert "class train/eel has no image (*.jpg, *.jpeg, " in _error("folder", folder, tmp_path)
     (folder / "train" / "eel" / "0.PNG").write_bytes(_png(_array(0)))
     assert "class 'eel' is missing from test/" in _error("folder", folder, tmp_path)
     shutil.rmtree(folder / "test")

@@ -56,12 +56,21 @@ def jpeg_of_size(width: int, height: int) -> bytes:
     return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4:]
 
 
+def bmp_of_size(width: int, height: int) -> bytes:
+    """A BMP with another size in its header."""
+    whole = picture("BMP")
+    return whole[:18] + struct.pack("<ii", width, height) + whole[26:]
+
+
 IMAGES: Kinds = {
     "empty": b"", "one byte": b"\x89", "zeros": bytes(2000), "text": b"not an image\n" * 50,
     "html": b"<html><body>404 Not Found</body></html>", "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
     "pdf": b"%PDF-1.4\n%%EOF", "zip": b"PK\x05\x06" + bytes(18), "numpy": b"\x93NUMPY\x01\x00" + bytes(100),
-    "gif": picture("GIF"), "bmp": picture("BMP"), "tiff": picture("TIFF"), "webp": picture("WEBP"),
-    "ppm": picture("PPM"), "ico": picture("ICO"),
+    "ico": picture("ICO"), "jpeg 2000": picture("JPEG2000"), "avif": b"\0\0\0\x1cftypavif" + bytes(50),
+    "gif cut": picture("GIF")[:60], "bmp cut": picture("BMP")[:60], "tiff cut": picture("TIFF")[:60],
+    "webp cut": picture("WEBP")[:60], "ppm cut": picture("PPM")[:60],
+    "bmp bomb by declared size": bmp_of_size(60_000, 60_000), "ppm bomb by declared size": b"P6 60000 60000 255\n",
+    "gif bomb by declared size": b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(20),
     "utf-16 of a png": PNG.decode("latin-1").encode("utf-16"), "base64 of a png": base64.b64encode(PNG),
     "png without its first byte": PNG[1:], "png after a blank line": b"\n" + PNG,
     "png, line ends turned": PNG.replace(b"\r\n", b"\n"),

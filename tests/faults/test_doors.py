@@ -159,8 +159,10 @@ def test_a_broken_image(folder, tmp_path, kind):
         bad = folder / "train" / "cat" / name
         bad.write_bytes(kind)
         assert str(bad) in fails(images, "folder", folder)
-        with pytest.warns(UserWarning, match=f"1 unreadable images skipped: .*{name}"):
-            assert len(images("folder", folder, "skip").train.labels) == 2
+        skipped = images("folder", folder, "skip")
+        assert len(skipped.train.labels) == 2
+        assert len(skipped.left_out) == 1
+        assert name in skipped.left_out[0]
         bad.unlink()
     seen = Voc(tmp_path / "voc")
     seen.add("bad", files.annotation())
@@ -173,7 +175,9 @@ def test_a_broken_image(folder, tmp_path, kind):
 def test_what_is_no_file_is_no_image(folder, make):
     """Of an image folder only files are read."""
     make(folder / "train" / "cat" / "bad.png")
-    assert len(images("folder", folder).train.labels) == 2
+    found = images("folder", folder)
+    assert len(found.train.labels) == 2
+    assert len(found.left_out) == (0 if (folder / "train" / "cat" / "bad.png").is_dir() else 1)
 
 
 def test_an_image_that_may_not_be_read(folder, monkeypatch):

@@ -1,0 +1,74 @@
+"""Folders and text files as people leave them: names of splits, hidden files, broken links, byte order marks."""
+
+import codecs
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+_SPLITS = {"train": "train", "training": "train",
+           "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "evaluation": "val",
+           "test": "test", "testing": "test"}
+
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""The encodings that a byte order mark tells; UTF-32's first, since its mark begins with that of UTF-16."""
+
+
+def split_of(name: str) -> str | None:
+    """"train", "val" or "test" for a folder or list of that name in any case of letters, or of a synonym of it."""
+    return _SPLITS.get(name.casefold())
+
+
+def same_split(a: str, b: str) -> bool:
+    """Whether two names are those of one split: equal but for case, or synonyms."""
+    return a.casefold() == b.casefold() or (split_of(a) is not None and split_of(a) == split_of(b))
+
+
+def hidden(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or is one that a system leaves behind."""
+    return name.startswith(".") or name.casefold() in ("__macosx", "thumbs.db", "desktop.ini")
+
+
+class Tree(NamedTuple):
+    """What lies below a folder, by "/"-separated names relative to it, sorted; a line for each thing left out."""
+
+    files: list[str]
+    folders: list[str]
+    left_out: list[str]
+
+
+def walk(base: Path, below: Iterable[str] = ("",)) -> Tree:
+    """The files and folders at any depth below the folders `below` of `base`. Links are followed.
+
+    Left out and listed: hidden files and folders, broken links, links back to a folder above, pipes and devices.
+    """
+    tree = Tree([], [], [])
+    todo: list[tuple[str, tuple[str, ...]]] = [(name, (os.path.realpath(base / name),)) for name in below]
+    while todo:
+        folder, above = todo.pop()
+        for entry in os.scandir(base / folder):
+            name = f"{folder}/{entry.name}" if folder else entry.name
+            if hidden(entry.name):
+                tree.left_out.append(f"{name}: hidden")
+            elif entry.is_dir():
+                real = os.path.realpath(entry.path) if entry.is_symlink() else os.path.join(above[-1], entry.name)
+                if real in above:
+                    tree.left_out.append(f"{name}: a link to a folder that it lies in")
+                    continue
+                tree.folders.append(name)
+                todo.append((name, (*above, real)))
+            elif entry.is_file():
+                tree.files.append(name)
+            else:
+                tree.left_out.append(f"{name}: {'a broken link' if entry.is_symlink() else 'not a file'}")
+    for names in tree:
+        names.sort()
+    return tree
+
+
+def read_text(file: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 or UTF-32 where a byte order mark says so. Raises OSError and ValueError."""
+    data = file.read_bytes()
+    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
+    return data.decode(encoding)
