@@ -90,7 +90,7 @@ def check(config: ConfigDict) -> None:
     for cell in cells(config):
         if cell.network not in models.names():
             raise UserError(f"config field 'study': {cell.network} is not a network; kinds are plain and resnet, "
-                            "depths 20, 32, 44, 56 and, residual only, 110")
+                            "depths 20, 32, 44, 56 and 110")
         classification.check(cell_config(config, cell))
     if config.model.name != "resnet20":
         raise UserError(f"config field 'model.name': found {config.model.name!r}; a study names its networks by "

@@ -27,7 +27,6 @@ for _depth, _convs in CONVS.items():
     _REGISTRY[f"vgg{_depth}_bn"] = partial(VGG, convs=_convs, batch_norm=True)
 for _depth in (20, 32, 44, 56, 110):
     _REGISTRY[f"resnet{_depth}"] = partial(ResNet, blocks=cifar_blocks(_depth), width=16)
-for _depth in (20, 32, 44, 56):
     _REGISTRY[f"plain{_depth}"] = partial(ResNet, blocks=cifar_blocks(_depth), width=16, residual=False)
 for _depth, _blocks in IMAGENET_BLOCKS.items():
     _REGISTRY[f"resnet{_depth}"] = partial(ResNet, blocks=_blocks, width=64, stem="imagenet", shortcut="B",

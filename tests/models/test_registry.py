@@ -12,7 +12,7 @@ SMALL = {"alexnet": {"stem": "cifar", "filters": (4, 8, 8, 8, 8), "hidden": 16},
 
 
 SAME_BUT_DEEPER = {"resnet101", "resnet110", "resnet152", "resnet32", "resnet44", "resnet56", "plain32", "plain44",
-                   "plain56", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19_bn"}
+                   "plain56", "plain110", "vgg13", "vgg13_bn", "vgg16_bn", "vgg19_bn"}
 
 
 @pytest.mark.parametrize("name", sorted({*models.names()} - SAME_BUT_DEEPER))
