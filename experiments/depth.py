@@ -15,13 +15,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import classification, diagnostics, models
+from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax.data import augment
 from cnnjax.errors import UserError
 from cnnjax.reporting import curves, html, tables
-from cnnjax.reporting.statistics import binomial_half_width, mean_interval
+from cnnjax.reporting.statistics import binomial_half_width, difference_interval, mean_interval
 from cnnjax.training import distributed, population
 from cnnjax.training import workdir as workdirs
+from experiments import why_depth
 
 PROBED_IMAGES = 128
 """Training images of the batch that the layers are measured on."""
@@ -61,6 +63,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
                                                 workdir / "populations" / group[0].network, folders, dataset=dataset,
                                                 probe=probe)
         if distributed.is_writer():
+            if config.diagnostics:
+                measure(config, workdir)
             report(workdir)
 
 
@@ -130,7 +134,11 @@ def _probe(dataset: datasets.Dataset) -> classification.Probe:
 
 
 def report(workdir: Path) -> Path:
-    """Prints the table and the verdict of the finished cells of `workdir`, writes figures, table.md and report.html."""
+    """Prints the table and the verdict of the finished cells of `workdir`, writes figures, table.md and report.html.
+
+    A cell is finished where `workdir/cells/CELL/result.json` is, whoever trained it: cells of several workdirs are put
+    together by copying their folders. Where a cell's recipe is not the study's, the report says so.
+    """
     config = workdirs.read_config(workdir)
     found = [cell for cell in cells(config) if (workdir / "cells" / cell.folder / "result.json").exists()]
     if not found:
@@ -139,18 +147,29 @@ def report(workdir: Path) -> Path:
     rows = {cell: workdirs.read_rows(workdir / "cells" / cell.folder / workdirs.METRICS) for cell in found}
 
     body = table(config, results)
-    sentences = verdict(results)
+    sentences = verdict(results, config.batch_size) + foreign(config, workdir, found)
+    missing = [cell.folder for cell in cells(config) if cell not in results]
+    if missing:
+        sentences.append(f"Not finished, and not in any figure here: {', '.join(missing)}.")
     figures = workdir / "figures"
     figures.mkdir(exist_ok=True)
+    kinds = [kind for kind in config.study.kinds if any(c.kind == kind for c in found)]
     curves.error_figure({cell.folder: rows[cell] for cell in found}, figures / "errors.png",
-                        panels=[[c.folder for c in found if c.kind == kind] for kind in config.study.kinds
-                                if any(c.kind == kind for c in found)])
+                        panels={_panel(results, kind): [c.folder for c in found if c.kind == kind] for kind in kinds})
     title = f"Plain and residual networks on {config.study.title}"
     parts = [html.paragraph(s) for s in sentences]
+    if len({cell.depth for cell in found}) > 1:
+        curves.depth_figure(depth_points(results, config.batch_size), figures / "depth.png", paper=paper(config))
+        parts.append(html.image(figures / "depth.png", "Error against depth, with 95 % intervals, beside the paper's "
+                                "(its plain nets read off figure 6)." if paper(config) else
+                                "Error against depth, with 95 % intervals."))
     parts += [html.image(figures / "errors.png", "Training error (dashed) and test error (bold) over steps."),
               html.table(*body)]
     if config.diagnostics:
-        parts += _layers_section({c: rows[c] for c in found if c.seed == config.study.seeds[0]}, figures)
+        chosen = why_cells(found)
+        parts += why_depth.section({c.network: rows[c] for c in chosen},
+                                   {c.network: of for c in chosen
+                                    for of in why_depth.read(workdir, [c.folder]).values()}, figures)
     parts += [html.heading("Config"), html.code((workdir / "config.json").read_text())]
     workdirs.write(workdir / "table.md", tables.markdown(*body))
     path = workdir / "report.html"
@@ -160,6 +179,52 @@ def report(workdir: Path) -> Path:
     print("\n".join(sentences))
     print(f"report: {path}")
     return path
+
+
+def _panel(results: dict[Cell, dict[str, Any]], kind: str) -> str:
+    """The title of a kind's curves: the test errors at their ends."""
+    depths = sorted({cell.depth for cell in results if cell.kind == kind})
+    means = [100 * float(np.mean([r["test_error"] for r in _runs(results, kind, depth)])) for depth in depths]
+    return f"{kind}, test error: " + ", ".join(f"{mean:.1f} % at {depth}" for depth, mean in
+                                               zip(depths, means, strict=True)) + " layers"
+
+
+def why_cells(found: Sequence[Cell]) -> list[Cell]:
+    """The cells that show why depth hurts: the deepest of each kind, of the first seed that has it."""
+    deepest = {kind: max(cell.depth for cell in found if cell.kind == kind) for kind in dict.fromkeys(
+        cell.kind for cell in found)}
+    return [next(cell for cell in found if (cell.kind, cell.depth) == (kind, depth)) for kind, depth in deepest.items()]
+
+
+def measure(config: ConfigDict, workdir: Path) -> None:
+    """Measures why depth hurts on the checkpoints of `why_cells`, where that is not done yet."""
+    for cell in why_cells(list(cells(config))):
+        if not why_depth.read(workdir, [cell.folder]):
+            folder = workdir / "cells" / cell.folder
+            own = classification.read_run(folder)
+            dataset = datasets.load(config.data, cell.seed)
+            module, state, _ = classification.restore(folder, own, dataset)
+            params = state.params if state.ema is None else state.ema
+            why_depth.write(workdir, cell.folder, why_depth.measure(
+                module, {"params": params, **state.model_state}, dataset))
+
+
+def foreign(config: ConfigDict, workdir: Path, found: Sequence[Cell]) -> list[str]:
+    """A sentence on the cells whose own config is not the study's, with the fields that differ; none if all agree.
+
+    Where the images lie, and how often a checkpoint is kept, are no part of a recipe.
+    """
+    told: dict[str, list[str]] = {}
+    for cell in found:
+        path = workdir / "cells" / cell.folder / "config.json"
+        if path.exists():
+            expected = json.loads(configs.dump(cell_config(config, cell)))
+            changed = [text for text in workdirs.changes(json.loads(path.read_text()), expected)
+                       if not text.startswith("checkpoint_every")]
+            if changed:
+                told.setdefault("; ".join(changed), []).append(cell.folder)
+    return [f"Not trained by this study's own config: {', '.join(folders)} ({fields})."
+            for fields, folders in told.items()]
 
 
 def table(config: ConfigDict, results: dict[Cell, dict[str, Any]]) -> tuple[Sequence[str], list[list[str]]]:
@@ -184,10 +249,12 @@ def _by_network(results: dict[Cell, dict[str, Any]]) -> dict[str, list[dict[str,
     return grouped
 
 
-def verdict(results: dict[Cell, dict[str, Any]]) -> list[str]:
-    """What depth did to each kind, in words, with the numbers that it rests on. "Not shown" when the intervals overlap.
+def verdict(results: dict[Cell, dict[str, Any]], batch_size: int) -> list[str]:
+    """What depth did to each kind, a sentence a kind: its test and its training error at the least and the greatest
+    depth, each worse, better, or a difference not shown, with intervals.
 
-    The intervals are those over the seeds; with one seed, that of a share measured on the test images.
+    A difference is shown where its 95 % interval leaves out zero. The interval is that over the seeds (Welch's t);
+    where a depth has one seed, that of shares measured on so many images.
     """
     sentences = []
     for kind in dict.fromkeys(cell.kind for cell in results):
@@ -195,64 +262,78 @@ def verdict(results: dict[Cell, dict[str, Any]]) -> list[str]:
         if len(depths) < 2:
             continue
         shallow, deep = depths[0], depths[-1]
-        (a, a_half), (b, b_half) = (_error_interval(results, kind, depth) for depth in (shallow, deep))
-        numbers = f"test error {a:.2f} ± {a_half:.2f} % at {shallow} layers, {b:.2f} ± {b_half:.2f} % at {deep}"
-        if abs(b - a) <= a_half + b_half:
-            sentences.append(f"{kind}: that depth matters is not shown ({numbers}; the intervals overlap).")
-            continue
-        word = "worse" if b > a else "better"
-        sentence = (f"{kind}: {deep} layers {word} than {shallow} by {abs(b - a):.2f} ± "
-                    f"{math.hypot(a_half, b_half):.2f} points ({numbers}).")
-        training = [float(np.mean([r["train_error"] for c, r in results.items() if (c.kind, c.depth) == (kind, d)]))
-                    for d in (shallow, deep)]
-        if word == "worse" and training[1] > training[0]:
-            sentence += (f" The training error rises as well, from {100 * training[0]:.2f} to {100 * training[1]:.2f} "
-                         "%: the deeper net is harder to train, it does not overfit.")
-        sentences.append(sentence)
-    seeds = len({cell.seed for cell in results})
-    sentences.append("Intervals are 95 %, " + (f"over {seeds} seeds." if seeds > 1 else
-                     "of an error measured on so many test images; one seed says nothing of the spread over seeds."))
+        test, test_said = _judged(results, kind, shallow, deep, "test_error", batch_size)
+        train, train_said = _judged(results, kind, shallow, deep, "train_error", batch_size)
+        meaning = {
+            ("worse", "worse"): ": the deeper net fits its own training images worse, which is degradation and not "
+                                "overfitting",
+            ("worse", "better"): ": the deeper net fits its training images better and new ones worse, which is "
+                                 "overfitting and not degradation",
+            ("better", "better"): ": depth pays"}.get((test, train), "")
+        counts = [len(_runs(results, kind, depth)) for depth in (shallow, deep)]
+        sentences.append(f"{kind}, {deep} layers against {shallow} ({_seeds(counts)}): {test_said}, and "
+                         f"{train_said}{meaning}.")
+    single = any(len(runs) == 1 for runs in _by_network(results).values())
+    sentences.append("Intervals are 95 %, over the seeds" + (
+        "; of a network with one seed, of an error measured on so many images: that says nothing of the spread over "
+        "seeds." if single else "."))
     return sentences
 
 
-def _error_interval(results: dict[Cell, dict[str, Any]], kind: str, depth: int) -> tuple[float, float]:
-    runs = [r for cell, r in results.items() if (cell.kind, cell.depth) == (kind, depth)]
-    mean, half = mean_interval([r["test_error"] for r in runs])
+def _seeds(counts: Sequence[int]) -> str:
+    said = ["one seed" if n == 1 else f"{n} seeds" for n in counts]
+    return said[0] if len(set(said)) == 1 else f"{said[1]} against {said[0]}"
+
+
+def _judged(results: dict[Cell, dict[str, Any]], kind: str, shallow: int, deep: int, key: str,
+            batch_size: int) -> tuple[str, str]:
+    """The verdict word of an error at two depths, and its clause with the numbers."""
+    a, b = ([100 * r[key] for r in _runs(results, kind, depth)] for depth in (shallow, deep))
+    difference, half = difference_interval(a, b)
     if math.isnan(half):
-        half = binomial_half_width(mean, runs[0]["test_images"])
+        half = math.hypot(*(_error_interval(results, kind, depth, key, batch_size)[1] for depth in (shallow, deep)))
+    name = key.replace("_", " ").replace("train ", "training ")
+    numbers = f"{np.mean(a):.2f} to {np.mean(b):.2f} %"
+    if abs(difference) <= half:
+        return "not shown", f"a difference in {name} is not shown ({numbers}: {difference:+.2f} ± {half:.2f} points)"
+    word = "worse" if difference > 0 else "better"
+    return word, f"{name} {word} by {abs(difference):.2f} ± {half:.2f} points ({numbers})"
+
+
+def _runs(results: dict[Cell, dict[str, Any]], kind: str, depth: int) -> list[dict[str, Any]]:
+    return [r for cell, r in results.items() if (cell.kind, cell.depth) == (kind, depth)]
+
+
+def _error_interval(results: dict[Cell, dict[str, Any]], kind: str, depth: int, key: str,
+                    batch_size: int) -> tuple[float, float]:
+    """Mean error in % and half of its interval: over the seeds, or with one seed that of a share of so many images."""
+    runs = _runs(results, kind, depth)
+    mean, half = mean_interval([r[key] for r in runs])
+    if math.isnan(half):
+        # The training error is that of the batches of the last twentieth of the steps.
+        images = runs[0]["test_images"] if key == "test_error" else max(1, runs[0]["steps"] * batch_size // 20)
+        half = binomial_half_width(mean, images)
     return 100 * mean, 100 * half
 
 
-def _layers_section(rows: dict[Cell, list[dict[str, Any]]], figures: Path) -> list[str]:
-    """The part of the report on what reaches each layer, at the first and the last step where it was measured."""
-    parts = [html.heading("Why depth hurts: what reaches each layer")]
-    probed = {cell.network: [r for r in several if r["split"] == "layers"] for cell, several in rows.items()}
-    for moment, index in (("first", 0), ("last", -1)):
-        at = {network: measured[index] for network, measured in probed.items() if measured}
-        if not at:
-            return []
-        step = next(iter(at.values()))["step"]
-        path = figures / f"layers_{moment}.png"
-        curves.layers_figure(at, path, keys={"gradient_norm": "gradient norm of the kernel",
-                                             "response_std": "standard deviation of the response"})
-        parts.append(html.image(path, f"Step {step}, on {PROBED_IMAGES} training images: gradient norm of each kernel, "
-                                      "and standard deviation of each layer's response after batch normalisation."))
-        parts += [html.paragraph(s) for s in layer_findings(at, step)]
-    return parts
+def depth_points(results: dict[Cell, dict[str, Any]], batch_size: int) -> dict[str, list[tuple[int, float, float]]]:
+    """The curves of the figure of error against depth: depth, error and half of its interval in %."""
+    points: dict[str, list[tuple[int, float, float]]] = {}
+    for kind, depth in dict.fromkeys((cell.kind, cell.depth) for cell in sorted(results)):
+        for key, name in (("test_error", "test"), ("train_error", "training")):
+            points.setdefault(f"{kind} {name}", []).append(
+                (depth, *_error_interval(results, kind, depth, key, batch_size)))
+    return points
 
 
-def layer_findings(at: dict[str, dict[str, Any]], step: int) -> list[str]:
-    """Sentences on the gradients and responses of the networks at one step, made from their numbers."""
-    sentences = []
-    for network, row in at.items():
-        norms = np.array(row["gradient_norm"])
-        third = max(1, len(norms) // 3)
-        ratio = np.median(norms[:third]) / max(np.median(norms[-third:]), 1e-30)
-        judged = ("the gradient vanishes on its way to the input" if ratio < 0.01 else
-                  "the gradient explodes on its way to the input" if ratio > 100 else
-                  "the gradient neither vanishes nor explodes on its way to the input")
-        sentences.append(
-            f"{network}, step {step}: median gradient norm {np.median(norms[:third]):.3g} in the first third of the "
-            f"layers, {np.median(norms[-third:]):.3g} in the last, ratio {ratio:.3g}: {judged}. Median response "
-            f"{np.median(row['response_std']):.3g}.")
-    return sentences
+PLAIN_PAPER = ((20, 9.5), (32, 10.0), (44, 12.0), (56, 13.5))
+"""Test errors in % of He et al.'s plain nets on CIFAR-10, read off figure 6: the paper prints no numbers."""
+
+
+def paper(config: ConfigDict) -> dict[str, list[tuple[int, float]]]:
+    """What the paper reports of the depths of the study, by kind: depth and test error in %."""
+    published = dict(config.study.published)
+    residual = [(depth, published[f"resnet{depth}"]) for depth in sorted(config.study.depths)
+                if f"resnet{depth}" in published]
+    plain = [point for point in PLAIN_PAPER if point[0] in config.study.depths]
+    return {kind: points for kind, points in (("plain", plain), ("resnet", residual)) if residual and points}

@@ -54,11 +54,16 @@ class Block(nn.Module):
             if self.shortcut == "C" or (self.shortcut == "B" and x.shape != y.shape):
                 x = conv_norm(x, filters, 1, self.stride, "_shortcut")
             elif x.shape != y.shape:
-                x = x[:, :: self.stride, :: self.stride]
-                new = filters - x.shape[-1]             # on both sides, so that PyTorch's CIFAR weights fit as they are
-                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+                x = subsample_and_pad(x, self.stride, filters)
             y += x
         return nn.relu(y)
+
+
+def subsample_and_pad(x: jax.Array, stride: int, filters: int) -> jax.Array:
+    """The shortcut of option A: `(N, H, W, C) -> (N, ceil(H / stride), ceil(W / stride), filters)`, no parameters."""
+    x = x[:, ::stride, ::stride]
+    new = filters - x.shape[-1]             # on both sides, so that PyTorch's CIFAR weights fit as they are
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
 
 class ResNet(nn.Module):

@@ -1,5 +1,6 @@
 """Curves of a run or a study, read from the rows of metrics.jsonl."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,15 @@ def series(rows: Sequence[Mapping[str, Any]], split: str, key: str) -> tuple[lis
 
 
 def error_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
-                 panels: Sequence[Sequence[str]]) -> None:
-    """Training error (dashed) and test error (bold) over steps, as figure 6 of He et al. 2015: a panel a group of runs.
+                 panels: Mapping[str, Sequence[str]]) -> None:
+    """Training error (dashed) and test error (bold) over steps, as figure 6 of He et al. 2015.
 
+    `panels` maps a title to the names of the runs of that panel.
     `runs` maps a name to its rows; the runs of several seeds are drawn alike when their names are alike up to a "-".
     """
     figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, names in zip(axes, panels, strict=True):
+    for axis, (title, names) in zip(axes, panels.items(), strict=True):
         groups = list(dict.fromkeys(name.split("-")[0] for name in names))
         for name in names:
             group = name.split("-")[0]
@@ -36,6 +38,7 @@ def error_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
             axis.plot(steps, [100 * v for v in values], "--", color=colour, linewidth=0.8, alpha=0.7)
             steps, values = series(runs[name], "test", "error")
             axis.plot(steps, [100 * v for v in values], "-", color=colour, linewidth=2, label=group if first else None)
+        axis.set_title(title)
         axis.set_xlabel("step")
         axis.set_ylim(0, 100)
         axis.grid(alpha=0.3)
@@ -44,20 +47,32 @@ def error_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
     figure.savefig(path, dpi=150)
 
 
-def layers_figure(rows: Mapping[str, Mapping[str, Any]], path: Path, *, keys: Mapping[str, str]) -> None:
-    """A panel a key: its value over the index of the layer, a line a network (He et al. 2015, figure 7).
+def depth_figure(points: Mapping[str, Sequence[tuple[int, float, float]]], path: Path, *,
+                 paper: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    """Error against depth, all in %: `points` maps a curve to `(depth, error, half of its interval)`.
 
-    `rows` maps a network to its row of values, one a layer; `keys` maps a key of that row to the label of its axis.
+    Curves are called "KIND test" and "KIND training"; a half is NaN where there is no interval. `paper` maps a kind to
+    what its paper reports, drawn hollow.
     """
-    figure = Figure(figsize=(5 * len(keys), 4), layout="constrained")
-    axes = figure.subplots(1, len(keys), squeeze=False)[0]
-    for axis, (key, label) in zip(axes, keys.items(), strict=True):
-        for i, (name, row) in enumerate(rows.items()):
-            colour = COLOURS[i % len(COLOURS)]
-            axis.plot(range(1, len(row[key]) + 1), row[key], ".-", color=colour, label=name, linewidth=1)
-        axis.set_yscale("log")
-        axis.set_xlabel("layer")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize="small")
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    kinds = list(dict.fromkeys(name.split()[0] for name in (*points, *paper)))
+    for name, several in points.items():
+        kind, what = name.split()
+        style: dict[str, Any] = {"fmt": "o-", "linewidth": 2} if what == "test" else {"fmt": "s--", "linewidth": 1}
+        depths, errors, halves = zip(*sorted(several), strict=True)
+        for depth, error in zip(depths, errors, strict=True) if what == "test" else ():
+            axis.annotate(f"{error:.1f}", (depth, error), (0, 9), textcoords="offset points", ha="center")
+        axis.errorbar(depths, errors, [0 if math.isnan(half) else half for half in halves], capsize=4, label=name,
+                      color=COLOURS[kinds.index(kind) % len(COLOURS)], **style)
+    for kind, published in paper.items():
+        axis.plot(*zip(*published, strict=True), "D:", color=COLOURS[kinds.index(kind) % len(COLOURS)], linewidth=1,
+                  markerfacecolor="white", label=f"{kind} test, He et al. 2015 (64,000 steps)")
+    axis.set_xticks(sorted({point[0] for several in (*points.values(), *paper.values()) for point in several}))
+    axis.set_xlabel("depth, layers")
+    axis.set_ylabel("error, %")
+    axis.set_ylim(bottom=0)
+    axis.margins(y=0.1)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
     figure.savefig(path, dpi=150)

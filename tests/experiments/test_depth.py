@@ -1,15 +1,16 @@
 """The depth study: its grid, its verdict, and a whole tiny study through the command's own code."""
 
+import json
 import math
 
 import pytest
 
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.reporting.statistics import binomial_half_width, mean_interval
+from cnnjax.reporting.statistics import binomial_half_width, difference_interval, mean_interval
 from cnnjax.training import workdir as workdirs
 from configs import defaults
-from experiments import depth
+from experiments import collect, depth
 from experiments.depth import Cell
 from tests.conftest import TINY
 
@@ -24,7 +25,7 @@ def study(*overrides):
 
 def result(test_error, train_error=0.1, **more):
     return {"test_error": test_error, "train_error": train_error, "test_images": 10_000, "parameters": 1,
-            "images_per_second": 1.0, "seconds": 60.0, **more}
+            "images_per_second": 1.0, "seconds": 60.0, "steps": 4000, **more}
 
 
 def test_the_grid_is_all_kinds_and_depths_seed_by_seed():
@@ -53,29 +54,47 @@ def test_a_study_without_sense_is_refused(override):
         depth.check(study(override))
 
 
-def test_the_verdict_names_the_numbers_it_rests_on():
-    results = {Cell("plain", 20, s): result(0.10 + 0.001 * s) for s in range(3)}
-    results |= {Cell("plain", 56, s): result(0.20 + 0.001 * s, train_error=0.3) for s in range(3)}
-    results |= {Cell("resnet", 20, s): result(0.10) for s in range(3)}
-    results |= {Cell("resnet", 56, s): result(0.08) for s in range(3)}
-    plain, residual, note = depth.verdict(results)
-    assert plain.startswith("plain: 56 layers worse than 20 by 10.00 ± 0.35 points (test error 10.10 ± 0.25 % at 20")
-    assert "training error rises as well, from 10.00 to 30.00 %" in plain
-    assert residual.startswith("resnet: 56 layers better than 20 by 2.00 ± 0.00 points")
-    assert "over 3 seeds" in note
+def seeds(network, errors, train_errors):
+    kind, depth = network
+    return {Cell(kind, depth, s): result(e, t) for s, (e, t) in enumerate(zip(errors, train_errors, strict=True))}
 
 
-def test_the_verdict_says_not_shown_when_intervals_overlap():
-    results = {Cell("resnet", 20, s): result(0.10 + 0.01 * s) for s in range(3)}
-    results |= {Cell("resnet", 56, s): result(0.11 + 0.01 * s) for s in range(3)}
-    assert "not shown" in depth.verdict(results)[0]
+def test_the_verdict_judges_test_and_training_error_over_seeds():
+    """Welch's t of two samples of three, deviation 0.1 points each: half = 2.776 * 0.1 * sqrt(2 / 3) = 0.23."""
+    results = seeds(("plain", 20), [0.099, 0.100, 0.101], [0.08] * 3)
+    results |= seeds(("plain", 56), [0.199, 0.200, 0.201], [0.3] * 3)
+    results |= seeds(("resnet", 20), [0.099, 0.100, 0.101], [0.08] * 3)
+    results |= seeds(("resnet", 56), [0.089, 0.090, 0.091], [0.06] * 3)
+    plain, residual, note = depth.verdict(results, 128)
+    assert plain == ("plain, 56 layers against 20 (3 seeds): test error worse by 10.00 ± 0.23 points (10.00 to 20.00 "
+                     "%), and training error worse by 22.00 ± 0.00 points (8.00 to 30.00 %): the deeper net fits its "
+                     "own training images worse, which is degradation and not overfitting.")
+    assert "test error better by 1.00 ± 0.23 points" in residual
+    assert "depth pays" in residual
+    assert note == "Intervals are 95 %, over the seeds."
 
 
-def test_one_seed_is_judged_by_the_test_images_and_says_so():
-    results = {Cell("plain", 20, 0): result(0.10), Cell("plain", 56, 0): result(0.105)}
-    sentence, note = depth.verdict(results)
+def test_a_worse_test_error_with_a_better_training_error_is_overfitting():
+    results = seeds(("plain", 20), [0.099, 0.1, 0.101], [0.08] * 3) | seeds(("plain", 56), [0.2] * 3, [0.02] * 3)
+    assert "overfitting and not degradation" in depth.verdict(results, 128)[0]
+
+
+def test_the_verdict_says_not_shown_where_the_interval_holds_zero():
+    results = seeds(("resnet", 20), [0.10, 0.11, 0.12], [0.1] * 3)
+    results |= seeds(("resnet", 56), [0.11, 0.12, 0.13], [0.1] * 3)
+    sentence = depth.verdict(results, 128)[0]
+    assert "a difference in test error is not shown (11.00 to 12.00 %: +1.00 ± 2.27 points)" in sentence
+    assert "a difference in training error is not shown" in sentence
+    assert "depth pays" not in sentence
+
+
+def test_one_seed_is_called_one_seed_and_judged_by_its_images():
+    sentence, note = depth.verdict({Cell("plain", 20, 0): result(0.10), Cell("plain", 56, 0): result(0.105)}, 128)
+    assert "(one seed)" in sentence
     assert "not shown" in sentence
-    assert "one seed says nothing of the spread" in note
+    assert "nothing of the spread" in note
+    mixed = seeds(("plain", 20), [0.1] * 3, [0.1] * 3) | {Cell("plain", 56, 0): result(0.3)}
+    assert "(one seed against 3 seeds)" in depth.verdict(mixed, 128)[0]
 
 
 def test_the_table_keeps_the_paper_in_a_column_of_its_own():
@@ -95,14 +114,18 @@ def test_intervals():
     assert binomial_half_width(0.0, 100) > 0
 
 
-@pytest.mark.parametrize(("norms", "judged"), [
-    ([1e-5] * 3 + [1.0] * 6, "the gradient vanishes"),
-    ([1.0] * 9, "neither vanishes nor explodes"),
-    ([1e4] * 3 + [1.0] * 6, "the gradient explodes"),
-])
-def test_findings_on_gradients_come_from_the_numbers(norms, judged):
-    (sentence,) = depth.layer_findings({"plain56": {"gradient_norm": norms, "response_std": [1.0]}}, 10)
-    assert judged in sentence
+def test_welch_interval_of_a_difference():
+    """Equal deviations s of three values each: 4 degrees of freedom, half 2.776 s sqrt(2 / 3)."""
+    difference, half = difference_interval([1.0, 2.0, 3.0], [4.0, 5.0, 6.0])
+    assert (difference, half) == pytest.approx((3.0, 2.7764 * math.sqrt(2 / 3)), rel=1e-4)
+    assert math.isnan(difference_interval([1.0], [1.0, 2.0])[1])
+
+
+def test_the_paper_is_drawn_at_the_depths_of_the_study_only():
+    config = study("study.depths=(20,56)")
+    assert depth.paper(config) == {}
+    config.study.published = defaults.CIFAR10_PUBLISHED
+    assert depth.paper(config) == {"plain": [(20, 9.5), (56, 13.5)], "resnet": [(20, 8.75), (56, 6.97)]}
 
 
 def test_a_whole_study(tmp_path, capsys):
@@ -111,7 +134,7 @@ def test_a_whole_study(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"report: {tmp_path / 'report.html'}" in shown
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    assert page.count("data:image/png;base64,") == 6
     assert "http" not in page.replace("http-equiv", ""), "the report must be readable offline"
     for cell in depth.cells(config):
         rows = workdirs.read_rows(tmp_path / "cells" / cell.folder / workdirs.METRICS)
@@ -121,3 +144,41 @@ def test_a_whole_study(tmp_path, capsys):
     before = page
     depth.run(config, tmp_path)                 # nothing is trained again, the report is the same
     assert (tmp_path / "report.html").read_text() == before
+
+
+def finished(folder, config, cell, test_error):
+    """A finished cell as another workdir holds it, without its checkpoints."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(configs.dump(depth.cell_config(config, cell)))
+    (folder / "result.json").write_text(json.dumps(result(test_error, steps=20)))
+    workdirs.write_rows(folder / workdirs.METRICS, [{"step": 20, "split": split, "error": test_error}
+                                                    for split in ("train", "test")])
+
+
+def test_cells_of_several_workdirs_are_reported_together(tmp_path):
+    config = study("study.kinds=('plain',)", "study.seeds=(0,1)")
+    (tmp_path / "config.json").write_text(configs.dump(config))
+    elsewhere = study("optimizer.accumulate=2", "data.path=elsewhere", "checkpoint_every=7")
+    for cell in depth.cells(config):
+        if cell.folder != "plain56-seed1":
+            finished(tmp_path / "cells" / cell.folder, elsewhere if cell.seed else config, cell, 0.1 + cell.depth / 500)
+    page = depth.report(tmp_path).read_text()
+    assert "plain, 56 layers against 20 (one seed against 2 seeds): test error worse by 7.20" in page
+    assert "own config: plain20-seed1 (optimizer.accumulate: 2 there, 1 here)." in page
+    assert "not in any figure here: plain56-seed1." in page
+
+
+def test_collected_cells_make_the_report_again(tmp_path, capsys):
+    config, out = study(), tmp_path / "out"
+    config.data.path = "/home/someone/cifar10.tar"
+    for cell in (Cell("plain", 20, 0), Cell("plain", 56, 0)):
+        finished(tmp_path / cell.folder, config, cell, 0.25)
+    folders = [tmp_path / "plain20-seed0", tmp_path / "plain56-seed0"]
+    rows = collect.collect(folders, out, commit="abc", hardware="a core")
+    assert rows[0] == {"network": "plain20", "seed": 0, "steps": 20, "train_error": 0.1, "test_error": 0.25,
+                       "commit": "abc", "hardware": "a core"}
+    assert json.loads((tmp_path / "out.json").read_text()) == rows
+    assert "someone" not in (out / "cells" / "plain20-seed0" / "config.json").read_text()
+    assert depth.report(out).exists()
+    with pytest.raises(UserError, match="no finished cell"):
+        collect.collect([tmp_path], out, commit="", hardware="")
