@@ -117,6 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--count", type=int, default=8, metavar="N", help="of test images; default 8")
     sub.add_argument("--stage", metavar="NAME", help="where to look; default: the network's last map")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
+    sub.add_argument("--landscape", action="store_true", help="instead: the loss surface around the trained network")
+    sub.add_argument("--trained", nargs="+", metavar="NAME", default=(), help="of --landscape: networks that come with "
+                     "the package, side by side, in place of the run")
+    sub.add_argument("--data", type=Path, metavar="PATH", help="of --trained: a tar or folder of their images")
     sub.add_argument("--anchors", action="store_true", help="instead: a ladder's anchors at the middle of --image")
     sub.add_argument("--proposals", action="store_true", help="instead: the first proposals on --image, by selective "
                      "search, or by the Faster R-CNN kept in --workdir")
@@ -250,6 +254,9 @@ def _look(options: argparse.Namespace, overrides: list[str]) -> None:
     _no_config("look", overrides)
     if options.anchors or options.proposals or options.roi:
         print(_look_detection(options))
+        return
+    if options.landscape or options.trained:
+        print(look.landscape(options.workdir, step=options.step, networks=options.trained, data=options.data))
         return
     for path in look.run(options.workdir, count=options.count, stage=options.stage, step=options.step,
                          image=options.image):

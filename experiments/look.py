@@ -1,14 +1,18 @@
 """`cnnjax look`: pictures of what a trained network has learned, on images of its data set or on one of one's own."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from cnnjax import classification
+from cnnjax import classification, trained
+from cnnjax import data as datasets
 from cnnjax.data import augment, detection
 from cnnjax.errors import UserError
-from cnnjax.reporting import look
+from cnnjax.reporting import look, why
+from experiments import why_depth
 
 
 def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | None = None,
@@ -35,6 +39,41 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
     inputs = np.asarray(augment.normalise(images, dataset.mean, dataset.std))
     return look.run_look(module, {"params": params, **state.model_state}, workdir / "figures", images=images,
                          inputs=inputs, classes=dataset.classes, stage=stage)
+
+
+def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str] = (),
+              data: Path | None = None) -> Path:
+    """Draws the loss surface around a run's checkpoint into `workdir/figures/landscape.png`; gives its path.
+
+    With `networks` it draws those that come with the package side by side instead, on the training images of `data`, a
+    tar or folder of the data set that they were trained on; `workdir` then is only where the picture goes. Raises
+    UserError for what `run` does, an unknown network, images of other classes.
+    """
+    if networks and data is None:
+        raise UserError("look --trained needs --data PATH, a tar or folder of the images that it was trained on")
+    surfaces: dict[str, Any] = {}
+    if not networks:
+        config = classification.read_run(workdir)
+        if config.data.streamed:
+            raise UserError(f"{workdir} was trained on streamed images, which are not kept: --landscape needs them")
+        dataset = datasets.load(config.data, config.seed)
+        module, state, _ = classification.restore(workdir, config, dataset, step)
+        params = state.params if state.ema is None else state.ema
+        surfaces[config.model.name] = why_depth.loss_surface(
+            module, {"params": params, **state.model_state}, *why_depth.surface_images(dataset))
+    for name in networks:
+        module, variables, card = trained.load(name)
+        assert data is not None
+        dataset = datasets.load({"source": "folder" if data.is_dir() else "tar", "path": str(data)}, 0)
+        if [list(dataset.classes), list(dataset.image_shape)] != [card["classes"], card["image_shape"]]:
+            raise UserError(f"--data {data}: found images {dataset.image_shape} of classes "
+                            f"{', '.join(dataset.classes)}; {name} was trained on {card['data']}, "
+                            f"{card['image_shape']}")
+        surfaces[name] = why_depth.loss_surface(module, variables, *why_depth.surface_images(dataset))
+    path = workdir / "figures" / "landscape.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    why.surface_figure(surfaces, path)
+    return path
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:

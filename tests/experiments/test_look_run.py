@@ -7,7 +7,7 @@ from PIL import Image
 from cnnjax import classification
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from experiments import look
+from experiments import look, why_depth
 from tests.conftest import TINY
 
 
@@ -58,3 +58,27 @@ def test_what_cannot_be_shown_is_refused(run, tmp_path, fields, message):
     with pytest.raises(UserError, match=message) as error:
         look.run(run, **fields)
     assert "\n" not in str(error.value)
+
+
+def test_the_landscape_of_a_run(run, monkeypatch):
+    monkeypatch.setattr(why_depth, "SURFACE_IMAGES", 20)
+    path = look.landscape(run)
+    assert path == run / "figures" / "landscape.png"
+    with Image.open(path) as picture:
+        assert np.asarray(picture.convert("L")).std() > 5
+
+
+@pytest.mark.parametrize(("networks", "data", "message"), [
+    (["resnet65"], ".", "'resnet65' come with the package; did you mean 'resnet56'"),
+    (["resnet56"], None, "--trained needs --data"),
+    (["resnet56"], "two", "found images .* of classes ant, bee; resnet56 was trained on CIFAR-10"),
+])
+def test_a_landscape_that_cannot_be_drawn_is_refused(tmp_path, networks, data, message):
+    for split in ("train", "test"):
+        for name in ("ant", "bee"):
+            folder = tmp_path / "two" / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "1.png")
+    with pytest.raises(UserError, match=message):
+        look.landscape(tmp_path / "out", networks=networks, data=data and tmp_path / data)
+    assert not (tmp_path / "out").exists()
