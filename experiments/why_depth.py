@@ -15,7 +15,7 @@ from cnnjax.data import augment
 from cnnjax.reporting import html, why
 from cnnjax.training import workdir as workdirs
 
-SURFACE_IMAGES, REMOVAL_IMAGES, CORRELATION_IMAGES = 500, 1000, 64
+SURFACE_IMAGES, REMOVAL_IMAGES, CORRELATION_IMAGES = 500, 500, 64
 
 
 def measure(module: nn.Module, variables: Mapping[str, Any], dataset: datasets.Dataset) -> dict[str, Any]:
@@ -51,8 +51,8 @@ def surface_images(dataset: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _some(split: datasets.ImageSet, dataset: datasets.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images of a split, normalised, and their labels."""
-    chosen = np.sort(np.random.default_rng(0).permutation(len(split.labels))[:count])
+    """Images of a split, normalised, and their labels, shuffled: a folder's images are sorted by class."""
+    chosen = np.random.default_rng(0).permutation(len(split.labels))[:count]
     images = augment.normalise(np.asarray(split.images[chosen]), dataset.mean, dataset.std)
     return np.asarray(images), np.asarray(split.labels[chosen])
 

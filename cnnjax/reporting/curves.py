@@ -61,8 +61,10 @@ def depth_figure(points: Mapping[str, Sequence[tuple[int, float, float]]], path:
         kind, what = name.split()
         style: dict[str, Any] = {"fmt": "o-", "linewidth": 2} if what == "test" else {"fmt": "s--", "linewidth": 1}
         depths, errors, halves = zip(*sorted(several), strict=True)
-        for depth, error in zip(depths, errors, strict=True) if what == "test" else ():
-            axis.annotate(f"{error:.1f}", (depth, error), (0, 9), textcoords="offset points", ha="center")
+        if what == "test":                      # the errors at both ends in numbers, beside the curve
+            for i, side in ((0, "right"), (-1, "left")):
+                axis.annotate(f"{errors[i]:.1f}", (depths[i], errors[i]), (8 * (-1) ** (i == 0), 0), va="center",
+                              textcoords="offset points", ha=side, color=COLOURS[kinds.index(kind) % len(COLOURS)])
         axis.errorbar(depths, errors, [0 if math.isnan(half) else half for half in halves], capsize=4, label=name,
                       color=COLOURS[kinds.index(kind) % len(COLOURS)], **style)
     for kind, published in paper.items():
@@ -72,7 +74,7 @@ def depth_figure(points: Mapping[str, Sequence[tuple[int, float, float]]], path:
     axis.set_xlabel("depth, layers")
     axis.set_ylabel("error, %")
     axis.set_ylim(bottom=0)
-    axis.margins(y=0.1)
+    axis.margins(x=0.12)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    axis.legend(fontsize="small", loc="upper left")
     figure.savefig(path, dpi=150)
