@@ -1,5 +1,6 @@
 """Reading PyTorch's files: both layouts, safetensors, and files that are damaged or want to run something."""
 
+import collections
 import io
 import json
 import os
@@ -8,8 +9,10 @@ import struct
 import zipfile
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+from pickles import Call, Global, Storage, old_file, old_tensor, old_tensors
 
 from cnnjax.errors import UserError
 from cnnjax.interop import read_state, write_safetensors
@@ -54,14 +57,118 @@ def zipped(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("wrap", [zipped, bytes])
-def test_pickles_that_call_anything_else_are_refused_unrun(tmp_path, monkeypatch, wrap):
+def old_state() -> dict[str, np.ndarray]:
+    return {"weight": np.arange(12, dtype=np.float32).reshape(4, 3), "bias": np.arange(4, dtype=np.float32)}
+
+
+def check_old_state(path: Path) -> None:
+    state = read_state(path)
+    assert list(state) == ["weight", "bias"]
+    for key, value in old_state().items():
+        np.testing.assert_array_equal(state[key], value)
+
+
+@pytest.mark.parametrize("evil", [Evil(), [Evil()], collections.OrderedDict(x=Evil()),
+                                  Call(Global("os", "system"), "echo evil > evil"),
+                                  Call(Global("builtins", "eval"), "open('evil', 'w')"),
+                                  Call(Call(Global("builtins", "getattr"), Global("os", "x"), "system"), "x")])
+def test_what_else_a_file_calls_is_never_run(tmp_path, monkeypatch, evil):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "evil.pth"
-    path.write_bytes(wrap(pickle.dumps({"weight": Evil()})))
-    with pytest.raises(UserError, match=r"evil.pth: .*asks for posix.system, which no state dict needs"):
-        read_state(path)
+    path.write_bytes(old_file({"model": old_tensors(old_state()), "evil": evil}))
+    check_old_state(path)
     assert not (tmp_path / "evil").exists()
+
+
+def test_file_of_a_command_alone_is_refused_unrun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.pth").write_bytes(zipped(pickle.dumps({"weight": Evil()})))
+    with pytest.raises(UserError, match="holds no state dict; found the keys 'weight'"):
+        read_state("evil.pth")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_training_state_beside_the_weights_stays_inert(tmp_path):
+    beside = {
+        "args": Call(Global("argparse", "Namespace"), state={"lr": 0.1}),
+        "milestones": Call(Global("collections", "Counter"), {30: 1, 60: 1}),
+        "best": Call(Global("numpy.core.multiarray", "scalar"), Call(Global("numpy", "dtype"), "f8", 0, 1),
+                     Call(Global("_codecs", "encode"), "\x00\xf0?", "latin1")),
+        "size": Call(Global("torch", "Size"), (2,)),
+        "optimizer": {"state": {0: {"momentum_buffer": old_tensor(np.ones(3, np.float32), "momentum")}},
+                      "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "hidden": Call(Global("mine", "Holder"), old_tensor(np.ones(2, np.float32), "a hidden one")),
+    }
+    path = tmp_path / "x.pth"
+    path.write_bytes(old_file({**beside, "model": old_tensors(old_state())}))
+    check_old_state(path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_tensors_of_pytorch_0_3(tmp_path, dtype):
+    rebuild = Global("torch._utils", "_rebuild_tensor")
+    numbers = np.arange(12).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    array = numbers.reshape(3, 4)
+    flags = (True, False, collections.OrderedDict())
+    path = tmp_path / "x.pth"
+    path.write_bytes(old_file({
+        "transposed": old_tensor(array.T, "0"),
+        "shared": Call(rebuild, Storage("0", numbers), 4, (2, 2), (4, 1)),
+        "view": Call(rebuild, Storage("0", numbers, (6, 4)), 1, (3,), (1,)),
+        "parameter": Call(Global("torch.nn.parameter", "Parameter"), old_tensor(array, "1"), state=flags),
+        "rebuilt": Call(Global("torch._utils", "_rebuild_parameter"), old_tensor(array, "2"), True, {}),
+        "scalar": Call(rebuild, Storage("0", numbers), 5, (), ())}))
+    state = read_state(path)
+    expected = {"transposed": array.T, "shared": array[1:, :2], "view": numbers[7:10], "parameter": array,
+                "rebuilt": array, "scalar": numbers[5]}
+    assert list(state) == list(expected)
+    for key, value in expected.items():
+        assert state[key].dtype == numbers.dtype
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+
+
+NESTINGS = ["net", "model_state_dict", "weights", "ema", "state_dict", "model_ema", "params", "model"]
+
+
+@pytest.mark.parametrize("name", NESTINGS)
+@pytest.mark.parametrize("outer", ["", "model", "state_dict"])
+def test_state_dict_nested_under_a_known_name(tmp_path, name, outer):
+    content = {"acc": 92.1, name: old_tensors(old_state()), "best": old_tensor(np.ones((), np.float32), "best")}
+    path = tmp_path / "x.pth"
+    path.write_bytes(old_file({"epoch": 9, outer: content} if outer else content))
+    check_old_state(path)
+
+
+def test_trained_weights_come_before_their_moving_average(tmp_path):
+    other = {key: old_tensor(value + 1, f"other {key}") for key, value in old_state().items()}
+    (tmp_path / "x.pth").write_bytes(old_file({"model_ema": other, "model": old_tensors(old_state())}))
+    check_old_state(tmp_path / "x.pth")
+
+
+def test_unknown_nesting_lists_the_keys_found(tmp_path):
+    (tmp_path / "x.pth").write_bytes(old_file({"student": old_tensors(old_state()), "epoch": 9}))
+    with pytest.raises(UserError, match=r"holds no state dict; found the keys 'student' \(dict\), 'epoch' \(int\)"):
+        read_state(tmp_path / "x.pth")
+
+
+def test_nesting_three_deep_is_refused(tmp_path):
+    (tmp_path / "x.pth").write_bytes(old_file({"model": {"net": {"params": old_tensors(old_state())}}}))
+    with pytest.raises(UserError, match="holds no state dict; found the keys 'model'"):
+        read_state(tmp_path / "x.pth")
+
+
+def test_whole_network_says_what_to_save(tmp_path):
+    network = Call(Global("mine", "Net"), state={"_modules": old_tensors(old_state())})
+    (tmp_path / "x.pth").write_bytes(old_file(network))
+    with pytest.raises(UserError, match=r"found Net, not what its state_dict\(\) gives"):
+        read_state(tmp_path / "x.pth")
+
+
+def test_tensor_of_an_unknown_kind_is_not_dropped(tmp_path):
+    sparse = Call(Global("torch._utils", "_rebuild_sparse_tensor"), 1)
+    (tmp_path / "x.pth").write_bytes(old_file({**old_tensors(old_state()), "mask": sparse}))
+    with pytest.raises(UserError, match=r"not read: mask \(torch._utils._rebuild_sparse_tensor\)"):
+        read_state(tmp_path / "x.pth")
 
 
 def reaching_beyond(tmp_path: Path) -> Path:
@@ -83,7 +190,9 @@ def test_storages_cut_short(tmp_path):
     (b"", "not readable"), (b"garbage", "not readable"), (zipped(pickle.dumps({"epoch": 3})), "holds no state dict"),
     (zipped(pickle.dumps([1, 2])), "holds no state dict"), (pickle.dumps(1), "neither a zip file nor"),
     ((GOLDEN / "legacy.pth").read_bytes()[:-9], "cut short"),
-    ((GOLDEN / "zip.pth").read_bytes()[:200], "not readable")])
+    ((GOLDEN / "zip.pth").read_bytes()[:200], "a zip file that is cut short"),
+    ((GOLDEN / "zip.pth").read_bytes()[:-1], "a zip file that is cut short"),
+    (zipped(pickle.dumps({})), "found an empty dict")])
 def test_other_files(tmp_path, content, message):
     path = tmp_path / "x.pth"
     path.write_bytes(content)
