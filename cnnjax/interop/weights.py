@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cnnjax.errors import UserError
-from cnnjax.interop.files import read_state
+from cnnjax.interop.files import read_state, some, state_in
 from cnnjax.models import create, image_shape
 from cnnjax.models.alexnet import AlexNet
 from cnnjax.models.googlenet import GoogLeNet
@@ -27,6 +27,12 @@ _BRANCHES = {"one": "branch1", "three_reduce": "branch2.0", "three": "branch2.1"
              "five": "branch3.1", "pool": "branch4.1"}
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+_WRAPPERS = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
+"""What DataParallel, Lightning and torch.compile put before a network's keys; the last before compiled parts' too."""
+
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+"""Numbers that PyTorch counts beside weights: of batch norm, of an averaged model."""
 
 
 def torch_fields(name: str) -> dict[str, Any]:
@@ -51,18 +57,22 @@ def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any)
 
     Knows torchvision's alexnet, vgg*, vgg*_bn, googlenet and resnet*, and CIFAR ResNets whose keys are those of
     torchvision with the classifier named `linear` and projections named `shortcut` (their option A pads channels on
-    both sides, as ours). Keys may begin with `module.`. `source` holds torch tensors or arrays, or is a path for
-    `read_state`. The number of classes is read from the weights; GoogLeNet's heads are left out where the weights have
-    none. Images are to be normalised as for PyTorch; torchvision's pretrained GoogLeNet was trained on mean 0.5,
-    deviation 0.5.
+    both sides, as ours). Keys may begin with `module.`, `model.` or `_orig_mod.`, as wrapped networks' do. `source`
+    holds torch tensors or arrays, alone or nested as `state_in` tells, or is a path for `read_state`. The number of
+    classes is read from the weights; GoogLeNet's heads are left out where the weights have none. Images are to be
+    normalised as for PyTorch; torchvision's pretrained GoogLeNet was trained on mean 0.5, deviation 0.5.
 
     Returns `{"params": ..., "batch_stats": ...}` of float32 arrays. Raises UserError that names missing, extra and
     misshapen keys.
     """
-    state = read_state(source) if isinstance(source, str | Path) else {k: _array(v) for k, v in source.items()}
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    state = {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
+    where = f"{source}: " if isinstance(source, str | Path) else ""
+    state: dict[str, np.ndarray] = {}
+    for key, value in (read_state(source) if isinstance(source, str | Path) else state_in(source, name)).items():
+        bare = _WRAPPERS.sub("", key)
+        if bare in state:
+            raise UserError(f"{where}two weights are called {bare}, one of them {key}; keep one network's in the file")
+        if not key.endswith(_COUNTERS):
+            state[bare] = _array(value)
 
     module = create(name, **torch_fields(name) | fields)
     if isinstance(module, GoogLeNet) and "aux" not in fields:
@@ -86,10 +96,9 @@ def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any)
             misshapen.append(f"{key} of shape {array.shape}, expected {expected}")
         else:
             arrays[path] = jnp.array(_layout_from_torch(array, channels), jnp.float32)
-    problems = [f"{what} {_some(keys)}" for what, keys in
+    problems = [f"{what} {some(keys)}" for what, keys in
                 (("missing", missing), ("misshapen", misshapen), ("extra", [*state])) if keys]
     if problems:
-        where = f"{source}: " if isinstance(source, str | Path) else ""
         raise UserError(f"{where}these are not the weights of {name}: {'; '.join(problems)}")
     return unflatten_dict(arrays)
 
@@ -183,8 +192,3 @@ def _layout_from_torch(array: np.ndarray, channels: int | None) -> np.ndarray:
 
 def _array(value: Any) -> np.ndarray:
     return value.detach().cpu().float().numpy() if hasattr(value, "detach") else np.asarray(value)
-
-
-def _some(keys: list[str], most: int = 3) -> str:
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from known import FIELDS, known_images, known_state
+from pickles import old_file, old_tensors
 
 from cnnjax.errors import UserError
 from cnnjax.interop import from_torch, to_torch, torch_fields, write_safetensors
@@ -63,6 +64,35 @@ def test_there_and_back(case, tmp_path):
         np.testing.assert_array_equal(back[key], value)
 
 
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_cifar_resnets_of_pytorch_0_3_load(depth, tmp_path):
+    name = f"resnet{depth}"
+    state = {key: value for key, value in torch_state(name, 10).items() if not key.endswith("num_batches_tracked")}
+    assert {"conv1.weight", "bn1.running_var", "layer1.0.conv1.weight", "layer3.0.bn2.bias", "linear.bias"} <= {*state}
+    assert not any("shortcut" in key for key in state)                          # option A has no parameters
+    path = tmp_path / f"{name}.th"
+    wrapped = {f"module.{key}": value for key, value in state.items()}
+    path.write_bytes(old_file({"state_dict": old_tensors(wrapped), "best_prec1": 91.7}))
+    back = to_torch(name, from_torch(name, path))
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.model."])
+def test_prefixes_of_wrapped_networks_are_taken_off(prefix):
+    state = torch_state("resnet20", 10)
+    averaged = {f"{prefix}{key}": value for key, value in state.items()} | {"n_averaged": np.array(5)}
+    back = to_torch("resnet20", from_torch("resnet20", {"net": averaged, "args": object()}))
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+def test_two_networks_in_one_state_dict_are_told_apart():
+    state = {"bn1.bias": np.zeros(16), "module.bn1.bias": np.ones(16)}
+    with pytest.raises(UserError, match=r"two weights are called bn1\.bias, one of them module\.bn1\.bias"):
+        from_torch("resnet20", state)
+
+
 def test_googlenet_without_heads():
     state = {key: value for key, value in torch_state("googlenet", 7).items() if not key.startswith("aux")}
     variables = from_torch("googlenet", state)
@@ -82,4 +112,4 @@ def test_wrong_weights_are_named_in_one_line():
     with pytest.raises(UserError, match=r"missing bn1.running_mean, bn1.running_var, .* and 99 more"):
         from_torch("resnet18", {"a": np.zeros(1)})
     with pytest.raises(UserError, match="lenet5 has no PyTorch weights"):
-        from_torch("lenet5", {})
+        from_torch("lenet5", {"a": np.zeros(1)})
