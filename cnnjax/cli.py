@@ -290,8 +290,8 @@ def _detect(options: argparse.Namespace, overrides: list[str]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = detect.run(options.workdir, options.images, options.out, options.least_score)
     for row in rows:
-        print(f"{row['file']}: {len(row['detections'])} boxes")
-    print(f"drawn, and detections.json: {options.out}")
+        print(f"{row['file']}: {len(row['detections'])} boxes, drawn as {row['drawing']}")
+    print(f"drawings and detections.json: {options.out}")
 
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -1,7 +1,9 @@
 """A trained detector on images from files, and pictures of what goes on inside one."""
 
+import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +23,72 @@ from cnnjax.reporting import boxes
 def run(folder: Path, paths: Sequence[Path], out: Path, least_score: float | None = None) -> list[dict[str, Any]]:
     """Boxes on images: the detector kept in `folder`, image files or folders of them, to `out`.
 
-    Writes each image with its boxes drawn as `NAME.png` and all of them to `detections.json`: for each image `file` and
-    `detections`, a list of `class`, `score` and `box` (x1, y1, x2, y2) in its pixels, best first. What is under
-    `least_score` is left out; by default 0.5, or 0 where scores are those of SVMs. Returns what the JSON holds.
-    Raises UserError for a folder without a detector, no images, or an image that cannot be read.
+    Writes each image with its boxes drawn as `NAME.png`, or `NAME-2.png` and so on where that is an input, another's
+    file or another drawing, and all of them to `detections.json`: for each image `file`, `drawing` (its name in `out`)
+    and `detections`, a list of `class`, `score` and `box` (x1, y1, x2, y2) in its pixels, best first. Of the files in
+    `out` only those of an earlier call are replaced. What is under `least_score` is left out; by default 0.5, or 0
+    where scores are those of SVMs. Returns what the JSON holds.
+    Raises UserError for a folder without a detector, no images, an image that cannot be read, or a `detections.json`
+    that is not of an earlier call.
     """
     kind, classes, config, variables = common.load(folder)
     detectors.check(kind)
     if least_score is None:
         least_score = detectors.LEAST_SCORES[kind]
     detect = detectors.detector(kind, config, len(classes), variables, Cache(out / "proposals", config.proposals))
+    earlier = _earlier_drawings(out)
+    files = _images(paths, {out.resolve() / name for name in earlier})
     rows = []
-    for file in _images(paths):
+    for file, drawing in zip(files, drawing_names(files, out, earlier), strict=True):
         image = read_image(file)
         found = detect(image).detections
         order = [i for i in np.argsort(-found.scores, kind="stable") if found.scores[i] >= least_score]
-        rows.append({"file": str(file), "detections": [
+        rows.append({"file": str(file), "drawing": drawing, "detections": [
             {"class": classes[found.classes[i]], "score": round(float(found.scores[i]), 4),
              "box": [round(float(v), 2) for v in found.boxes[i]]} for i in order]})
-        boxes.save(boxes.draw_detections(image, *found, classes, least_score), out / f"{file.stem}.png")
+        boxes.save(boxes.draw_detections(image, *found, classes, least_score), out / drawing)
     (out / "detections.json").write_text(json.dumps(rows, indent=1) + "\n")
     return rows
 
 
-def _images(paths: Sequence[Path]) -> list[Path]:
+def drawing_names(files: Sequence[Path], out: Path, earlier: Collection[str] = ()) -> list[str]:
+    """The name in `out` of each file's drawing: no two alike, upper and lower case alike, none that of an input or of
+    another file there. `earlier` are the names of drawings that may be replaced."""
+    inputs = {file.resolve() for file in files}
+    names: list[str] = []
+    taken: set[str] = set()
+    for file in files:
+        for number in itertools.count(1):
+            name = f"{file.stem}.png" if number == 1 else f"{file.stem}-{number}.png"
+            path = out / name
+            free = name in earlier or not os.path.lexists(path)
+            if free and name.casefold() not in taken and path.resolve() not in inputs:
+                break
+        names.append(name)
+        taken.add(name.casefold())
+    return names
+
+
+def _earlier_drawings(out: Path) -> set[str]:
+    """The names of the drawings that `out`'s detections.json tells of. Raises UserError if it is another's file."""
+    path = out / "detections.json"
+    if not path.exists():
+        return set()
+    try:
+        return {row["drawing"] for row in json.loads(path.read_text())}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is not of this command, and would be overwritten; choose another --out") from None
+
+
+def _images(paths: Sequence[Path], earlier: Collection[Path]) -> list[Path]:
+    """The files, and those of the folders but for drawings of an earlier call."""
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: no such image or folder")
-        files += sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = path.iterdir() if path.is_dir() else ()
+        found = sorted(f for f in inside if f.suffix.lower() in SUFFIXES and f.resolve() not in earlier)
+        files += found if path.is_dir() else [path]
     if not files:
         raise UserError(f"{', '.join(map(str, paths))}: no image ({', '.join(SUFFIXES)}) there")
     return files
