@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import __version__, launch
 from cnnjax import config as configs
+from cnnjax.config import user_path
 from cnnjax.errors import DISK, UserError
 
 EPILOG = """
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
                              help="a config file; " + (f"default {config}; " if config else "") +
                              "set its fields by --config.path.to.field=value")
         if workdir is not None:
-            sub.add_argument("--workdir", metavar="DIR", type=Path, default=Path(workdir) if workdir else None,
+            sub.add_argument("--workdir", metavar="DIR", type=user_path, default=Path(workdir) if workdir else None,
                              required=not workdir, help="where the run is kept; the same command goes on from it" +
                              (f"; default {workdir}" if workdir else ""))
         sub.set_defaults(run=run)
@@ -109,18 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--classes", type=int, metavar="N", help="of the last layer; default: the paper's")
     sub.add_argument("--image", type=int, nargs="+", metavar="N",
                      help="height, width and channels; default: the paper's")
-    sub.add_argument("--draw", type=Path, metavar="FILE.svg", help="also draws the network")
+    sub.add_argument("--draw", type=user_path, metavar="FILE.svg", help="also draws the network")
 
     sub = verb("look", _look, "pictures of what a trained network has learned: kernels, feature maps, Grad-CAM",
                config=None, workdir="")
-    sub.add_argument("--image", type=Path, metavar="FILE", help="to look at; default: the first test images")
+    sub.add_argument("--image", type=user_path, metavar="FILE", help="to look at; default: the first test images")
     sub.add_argument("--count", type=int, default=8, metavar="N", help="of test images; default 8")
     sub.add_argument("--stage", metavar="NAME", help="where to look; default: the network's last map")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
     sub.add_argument("--landscape", action="store_true", help="instead: the loss surface around the trained network")
     sub.add_argument("--trained", nargs="+", metavar="NAME", default=(), help="of --landscape: networks that come with "
                      "the package, side by side, in place of the run")
-    sub.add_argument("--data", type=Path, metavar="PATH", help="of --trained: a tar or folder of their images")
+    sub.add_argument("--data", type=user_path, metavar="PATH", help="of --trained: a tar or folder of their images")
     sub.add_argument("--anchors", action="store_true", help="instead: a ladder's anchors at the middle of --image")
     sub.add_argument("--proposals", action="store_true", help="instead: the first proposals on --image, by selective "
                      "search, or by the Faster R-CNN kept in --workdir")
@@ -129,8 +130,8 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("detect", _detect, "boxes on images, drawn, by a detector that a ladder trained", config=None,
                workdir="")
-    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file, or a folder of them")
-    sub.add_argument("--out", type=Path, default=Path("detections"), metavar="DIR", help="default detections")
+    sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")
+    sub.add_argument("--out", type=user_path, default=Path("detections"), metavar="DIR", help="default detections")
     sub.add_argument("--least-score", type=float, metavar="S", help="boxes under it are left out; default 0.5")
 
     sub = verb("sweep", _sweep, "a hyperparameter search: each trial a run, by as many workers as you start",
@@ -139,8 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--storage", metavar="URL", help="of Optuna, when machines share the sweep; default: SQLite in "
                      "the workdir")
     sub.add_argument("--launcher", choices=("local", "slurm", "ray"), default="local", help="what starts the workers")
-    sub.add_argument("--against", type=Path, nargs="*", default=(), metavar="DIR", help="finished sweeps to compare "
-                     "with at equal cost")
+    sub.add_argument("--against", type=user_path, nargs="*", default=(), metavar="DIR", help="finished sweeps to "
+                     "compare with at equal cost")
 
     verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",
          config="configs/ladder/scatter.py", workdir="runs/ladder")
@@ -155,9 +156,9 @@ def _parser() -> argparse.ArgumentParser:
                      help="of train, inference and levers; default resnet20 resnet56")
     sub.add_argument("--batch", type=int, default=128, metavar="N", help="images; default 128")
     sub.add_argument("--rounds", type=int, default=9, metavar="N", help="measured steps of each; default 9")
-    sub.add_argument("--torch-python", default=sys.executable, metavar="FILE",
+    sub.add_argument("--torch-python", type=user_path, default=Path(sys.executable), metavar="FILE",
                      help="an interpreter that has PyTorch; default: this one")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="also writes the figures there")
+    sub.add_argument("--json", type=user_path, metavar="FILE", help="also writes the figures there")
     return parser
 
 
@@ -180,7 +181,7 @@ def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDi
 
 def _find(file: str) -> Path:
     """A config file, or one of the package's own, from whatever folder the command is given in."""
-    path, packaged = Path(file), Path(__file__).parent.parent / file
+    path, packaged = user_path(file), Path(__file__).parent.parent / file
     return packaged if not path.is_file() and packaged.is_file() else path
 
 
@@ -218,7 +219,7 @@ def start_jax() -> None:
 def cache_directory() -> Path:
     """`CNNJAX_CACHE`, or `cnnjax` in the user's cache directory."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
-    return Path(os.environ.get("CNNJAX_CACHE") or default)
+    return user_path(os.environ.get("CNNJAX_CACHE") or default)
 
 
 def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -321,7 +322,8 @@ def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
         result = part.run(_load(options, overrides, defaults.classification()), options.rounds)
         tables.show(part.HEADER, part.table(result))
     else:
-        result = bench.run(options.what, options.networks, options.batch, options.rounds, options.torch_python)
+        result = bench.run(options.what, options.networks, options.batch, options.rounds,
+                           str(options.torch_python))
         tables.show(bench.HEADER, bench.table(result))
     if options.json is not None:
         options.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,23 @@ from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, one_line
 
+PATH_FIELDS = ("data.path", "data.cache", "backbone.weights")
+"""The fields that hold a path, in which `load` expands `~`."""
+
+
+def user_path(path: str | Path) -> Path:
+    """A path that the user gives: `~` and `~name` at its beginning stand for home folders, as in a shell."""
+    return Path(os.path.expanduser(path))
+
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     """The config that `get_config()` of the Python file `path` gives, or the one a JSON file holds, such as a run's
-    config.json, with `a.b=value` overrides set on it.
+    config.json, with `a.b=value` overrides set on it and `~` in its `PATH_FIELDS` expanded.
 
     Raises UserError for a file that is missing or has no `get_config`, and for an override whose field is unknown or
     whose value is not of the field's type.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix == ".json" and path.is_file():
         try:
             config = from_json(path.read_text())
@@ -36,6 +45,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         if not equals:
             raise UserError(f"--config.{field}: expected --config.{field}=VALUE")
         set_field(config, field, text)
+    for field in PATH_FIELDS:
+        group, name = field.split(".")
+        value = config[group].get(name) if isinstance(config.get(group), ConfigDict) else None
+        if isinstance(value, str) and value.startswith("~"):
+            config[group][name] = str(user_path(value))
     return config
 
 

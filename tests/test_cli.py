@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,22 @@ def test_the_import_is_light():
     code = ("import sys, cnnjax; assert 'jax' not in sys.modules; "
             "import cnnjax.classification, cnnjax.cli, experiments.depth; assert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(("arguments", "option"), [
+    (["depth", "--workdir=~/x"], "workdir"), (["detect", "a.png", "--workdir=w", "--out=~/x"], "out"),
+    (["look", "--workdir=w", "--image=~/x"], "image"), (["look", "--workdir=w", "--data=~/x"], "data"),
+    (["summary", "--draw=~/x"], "draw"), (["bench", "ops", "--json=~/x"], "json"),
+    (["bench", "train", "--torch-python=~/x"], "torch_python")])
+def test_home_is_expanded_in_paths_on_the_command_line(arguments, option, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert getattr(cli._parser().parse_args(arguments), option) == tmp_path / "x"
+
+
+def test_home_is_expanded_in_lists_of_paths_and_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CNNJAX_CACHE", "~/c")
+    assert cli._parser().parse_args(["detect", "--workdir=w", "~/a.png", "b.png"]).images == [
+        tmp_path / "a.png", Path("b.png")]
+    assert cli._parser().parse_args(["sweep", "--against", "~/a"]).against == [tmp_path / "a"]
+    assert cli.cache_directory() == tmp_path / "c"

@@ -9,6 +9,7 @@ import configs as config_files
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 from configs import defaults
+from configs.ladder import defaults as ladder_defaults
 from tests.conftest import ROOT, TINY
 
 
@@ -111,3 +112,29 @@ def test_the_paper_s_recipe():
     assert config.optimizer.learning_rate == 0.1
     assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
     assert (config.data.pad, config.data.flip) == (4, True)
+
+
+@pytest.mark.parametrize(("found", "expected"), [
+    ("~/a", "{home}/a"), ("~", "{home}"), ("a/~", "a/~"), ("~nobody_of_that_name/a", "~nobody_of_that_name/a"),
+    ("/a", "/a")])
+def test_home_is_expanded_at_the_beginning_of_a_path(found, expected, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(configs.user_path(found)) == expected.format(home=tmp_path)
+
+
+@pytest.mark.parametrize("field", configs.PATH_FIELDS)
+def test_home_is_expanded_in_config_files_and_overrides(field, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.py").write_text("from configs.ladder import defaults\n\ndef get_config():\n"
+                                   f"    config = defaults.ladder()\n    config.{field} = '~/in the file'\n"
+                                   "    return config\n")
+    assert configs.flatten(configs.load("~/c.py"))[field] == f"{tmp_path}/in the file"
+    assert configs.flatten(configs.load("~/c.py", [f"{field}=~/here"]))[field] == f"{tmp_path}/here"
+    assert configs.flatten(configs.load("~/c.py", [f"{field}="]))[field] == ""
+
+
+def test_no_field_of_a_path_is_forgotten():
+    known = configs.flatten(defaults.classification()).keys() | configs.flatten(ladder_defaults.ladder()).keys()
+    assert set(configs.PATH_FIELDS) <= known
+    endings = ("path", "cache", "weights", "folder", "file", "dir")
+    assert {field for field in known if field.endswith(endings)} == set(configs.PATH_FIELDS)

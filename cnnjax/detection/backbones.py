@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cnnjax import models
-from cnnjax.config import nearest
+from cnnjax.config import nearest, user_path
 from cnnjax.errors import UserError
 from cnnjax.models.layers import BatchNorm, conv
 from cnnjax.models.resnet import Block
@@ -128,7 +128,7 @@ class Backbone(NamedTuple):
 
 def weights_path(config: Any) -> Path:
     """Where the weights that `config` (the `backbone` group) names lie. Raises UserError when they are not there."""
-    path = Path(config.weights)
+    path = user_path(config.weights)
     if not path.exists():
         raise UserError(f"backbone.weights: {path} does not exist")
     return path

@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from cnnjax.config import user_path
 from cnnjax.errors import UserError, one_line
 
 _STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "HalfStorage": np.float16,
@@ -104,7 +105,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     PyTorch's layouts are read, the zip file and the one before version 1.6. Raises UserError if the file is missing, is
     neither, is cut short, or holds no state dict.
     """
-    path = Path(path)
+    path = user_path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of weights")
     try:
@@ -177,7 +178,7 @@ def write_safetensors(path: str | Path, state: Mapping[str, np.ndarray]) -> None
         start += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)                                             # numbers start at a multiple of eight
-    with open(path, "wb") as file:
+    with open(user_path(path), "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in state.values():
             file.write(np.ascontiguousarray(array).tobytes())

@@ -61,7 +61,7 @@ def old_state() -> dict[str, np.ndarray]:
     return {"weight": np.arange(12, dtype=np.float32).reshape(4, 3), "bias": np.arange(4, dtype=np.float32)}
 
 
-def check_old_state(path: Path) -> None:
+def check_old_state(path: Path | str) -> None:
     state = read_state(path)
     assert list(state) == ["weight", "bias"]
     for key, value in old_state().items():
@@ -215,6 +215,13 @@ def test_damaged_safetensors(tmp_path, header, message):
     path.write_bytes(struct.pack("<Q", 10**12))
     with pytest.raises(UserError, match="cut short"):
         read_state(path)
+
+
+def test_home_is_expanded_in_paths_of_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_safetensors("~/x.safetensors", old_state())
+    check_old_state(tmp_path / "x.safetensors")
+    check_old_state("~/x.safetensors")
 
 
 def test_missing_file(tmp_path):
