@@ -94,6 +94,9 @@ def _parse(field: str, text: str, default: Any) -> Any:
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if isinstance(default, tuple):
+        of_names = bool(default) and isinstance(default[0], str)
+        if value == text or (of_names and not text.startswith(("(", "[", "'", '"'))):       # cat,dog as 100,200
+            value = [name.strip() for name in text.split(",") if name.strip()]
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
         wrong = [v for v in value if default and type(v) is not type(default[0])]
         if wrong:

@@ -35,6 +35,23 @@ def test_overrides_have_the_type_of_their_field(override, field, value):
     assert type(found) is type(value)
 
 
+@pytest.mark.parametrize(("text", "value"), [
+    ("cat,dog", ("cat", "dog")), ("cat, dog,", ("cat", "dog")), ("cat", ("cat",)), ("traffic light,dog",
+    ("traffic light", "dog")), ("('cat','dog')", ("cat", "dog")), ("'a,b'", ("a,b",)), ("['a,b']", ("a,b",)), ("", ()),
+    ("cat,2", ("cat", "2"))])
+@pytest.mark.parametrize("field", ["data.classes", "detectors"])
+def test_names_with_commas_between_are_several(field, text, value):
+    config = ladder_defaults.ladder()
+    configs.set_field(config, field, text)
+    assert configs.flatten(config)[field] == value
+
+
+def test_numbers_are_names_where_names_are_expected():
+    config = ladder_defaults.ladder()
+    configs.set_field(config, "detectors", "1,2")
+    assert config.detectors == ("1", "2")
+
+
 @pytest.mark.parametrize(("override", "message"), [
     ("step=4", "config has no field 'step'; did you mean 'steps'?"),
     ("optimizer.learning_rat=4", "did you mean 'optimizer.learning_rate'?"),
@@ -44,6 +61,7 @@ def test_overrides_have_the_type_of_their_field(override, field, value):
     ("data.flip=3", "config field 'data.flip': found '3', expected bool"),
     ("data=3", "config field 'data' is a group of fields: set one of"),
     ("schedule.boundaries=(1,'a')", "expected items of type int"),
+    ("schedule.boundaries=a,b", "found 'a' in 'a,b', expected items of type int"),
     ("steps", "expected --config.steps=VALUE"),
     ("steps.more=3", "config has no field 'steps.more'"),
 ])
