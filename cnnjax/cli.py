@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _quieten()
     from cnnjax.training.loop import Interrupted  # in the environment that JAX is to find, and not twice
     try:
+        _check_places(options)
         start_jax()
         if hasattr(options, "coordinator"):
             from cnnjax.training import distributed
@@ -183,6 +184,23 @@ def _find(file: str) -> Path:
     """A config file, or one of the package's own, from whatever folder the command is given in."""
     path, packaged = user_path(file), Path(__file__).parent.parent / file
     return packaged if not path.is_file() and packaged.is_file() else path
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Refuses, before anything is run, a file where a folder belongs and a file to be written into no folder."""
+    for name in ("workdir", "out"):
+        path = getattr(options, name, None)
+        for place in (path, *path.parents) if path is not None else ():
+            if os.path.isdir(place):                # unlike Path.is_dir, False for a name that is too long
+                break
+            if os.path.lexists(place):
+                raise UserError(f"--{name} {path}: {place} is no folder; choose another --{name}")
+    for name in ("json", "draw"):
+        path = getattr(options, name, None)
+        if isinstance(path, Path) and os.path.isdir(path):
+            raise UserError(f"--{name} {path}: is a folder, expected a file")
+        if isinstance(path, Path) and not os.path.isdir(path.parent):
+            raise UserError(f"--{name} {path}: there is no folder {path.parent}; make it first")
 
 
 def _relaunch(options: argparse.Namespace) -> None:

@@ -77,3 +77,22 @@ def test_home_is_expanded_in_lists_of_paths_and_in_the_cache(tmp_path, monkeypat
         tmp_path / "a.png", Path("b.png")]
     assert cli._parser().parse_args(["sweep", "--against", "~/a"]).against == [tmp_path / "a"]
     assert cli.cache_directory() == tmp_path / "c"
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["depth", "--workdir", "file"], "--workdir file: file is no folder; choose another --workdir"),
+    (["eval", "--workdir", "file/x/y"], "--workdir file/x/y: file is no folder; choose another --workdir"),
+    (["look", "--workdir", "link"], "--workdir link: link is no folder; choose another --workdir"),
+    (["detect", "a.png", "--workdir", ".", "--out", "file"], "--out file: file is no folder; choose another --out"),
+    (["summary", "lenet5", "--draw", "none/x.svg"], "--draw none/x.svg: there is no folder none; make it first"),
+    (["summary", "lenet5", "--draw", "file/x.svg"], "--draw file/x.svg: there is no folder file; make it first"),
+    (["bench", "ops", "--json", "none/x.json"], "--json none/x.json: there is no folder none; make it first"),
+    (["bench", "ops", "--json", "."], "--json .: is a folder, expected a file")])
+def test_a_file_where_a_folder_belongs_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("nowhere")
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"cnnjax: {message}\n"
+    assert (tmp_path / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
