@@ -64,7 +64,7 @@ def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
         jax.block_until_ready(batch(data, state, nothing))
         alone.append(time.perf_counter() - began)
         began = time.perf_counter()
-        state, metrics = program.dispatch(state, data)
+        state, metrics = program.dispatch(state, data, 1)
         jax.block_until_ready(metrics)
         whole.append(time.perf_counter() - began)
     for what, seconds in (("shuffle, crop, flip and normalise a batch", median(alone[1:])),
@@ -81,7 +81,7 @@ def _streamed(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
 
     def step(batch: dict[str, np.ndarray]) -> Any:
         nonlocal state
-        state, metrics = program.dispatch(state, jax.tree.map(lambda x: x[None], steps.shard(batch, devices)))
+        state, metrics = program.dispatch(state, jax.tree.map(lambda x: x[None], steps.shard(batch, devices)), 1)
         return metrics
 
     with streaming.training_batches(dataset.train, stream(config.seed, "order"), config.batch_size,

@@ -47,18 +47,18 @@ def run(config: ConfigDict, repeats: int = 5) -> list[dict[str, Any]]:
     classification.check(config)
     dataset = datasets.load(config.data, config.seed)
     resident = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
-    length = loop.dispatch_length(config)
+    length = min(config.steps_per_dispatch, config.steps)
     program = Program(config, dataset, resident=True, length=length)
     dispatch, state = program.dispatch, program.state
     data = steps.replicate(resident)
-    state, metrics = dispatch(state, data)          # compiles
+    state, metrics = dispatch(state, data, length)          # compiles
     jax.block_until_ready(metrics)
 
     bare, whole = [], []
     for _ in range(repeats):
         began = time.perf_counter()
         for _ in range(config.steps // length):
-            state, metrics = dispatch(state, data)
+            state, metrics = dispatch(state, data, length)
         jax.block_until_ready(metrics)
         bare.append(config.steps * config.batch_size / (time.perf_counter() - began))
         with tempfile.TemporaryDirectory() as folder:

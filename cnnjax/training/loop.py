@@ -4,7 +4,6 @@ It knows no network and no detector by name. It is where a run's side effects ar
 """
 
 import importlib.util
-import itertools
 import math
 import signal
 import threading
@@ -94,25 +93,27 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
             events = stack.enter_context(_events(config, workdir, step))
             report = stack.enter_context(progress.bar(name, config.steps, step))
 
-        length = dispatch_length(config)
-        if step % length:               # saved by a signal's handler between two rows, with another dispatch length
-            raise UserError(f"config field 'steps_per_dispatch': the checkpoint at step {step} cannot be reached by "
-                            f"{length} steps at a time; set it as it was")
+        length = config.steps_per_dispatch
         dispatch = steps_.train_dispatch(loss_fn, optimizer, take, length, resident=stream is None,
                                          ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate,
                                          members=len(members))
         state = steps_.replicate(state)
         if stream is None:
-            fed: Iterator[Any] = itertools.repeat(steps_.replicate(resident))
+            arrays = steps_.replicate(resident)
+
+            def data(count: int) -> Any:
+                return arrays
         else:
             batches = stream(step)
             stack.callback(getattr(batches, "close", lambda: None))
-            fed = _stacked(batches, length)
+
+            def data(count: int) -> Any:
+                return _stacked(batches, count, length)
         stopped = stack.enter_context(_signals())
         stack.enter_context(distributed.guard(workdir))
         began = mark = time.monotonic()
         window: list[dict[str, float]] = host["window"]
-        running: deque[tuple[int, Any]] = deque()
+        running: deque[tuple[int, int, Any]] = deque()      # last step, how many, their metrics
         votes: deque[jax.Array] = deque()
         text = ""
 
@@ -122,11 +123,13 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
         def finish_one() -> None:
             """Waits for the oldest dispatch and writes its rows."""
             nonlocal mark, text
-            last, metrics = running.popleft()
+            last, count, metrics = running.popleft()
             metrics = jax.device_get(metrics)
-            for i in range(length):
+            now = time.monotonic()
+            speed = count * config.batch_size / (now - mark)
+            mark = now
+            for i, at in enumerate(range(last - count + 1, last + 1)):
                 row = {key: float(value[i]) for key, value in metrics.items()}
-                at = last - length + i + 1
                 wrong = next((key for key in FINITE if not math.isfinite(row.get(key, 0.0))), None)
                 if wrong is not None:
                     kept = checkpoints.steps()
@@ -135,19 +138,16 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                         f"the last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
                         "optimizer.learning_rate or set optimizer.clip_norm")
                 window.append(row)
-            now = time.monotonic()
-            speed = length * config.batch_size / (now - mark)
-            mark = now
-            text = ", ".join(f"{key} {window[-1][key]:.3g}" for key in ("loss", "error") if key in window[-1])
+                if at % config.log_every == 0 or at == config.steps:
+                    mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
+                    write({"step": at, "split": "train", "learning_rate": states.rate(config, at - 1), **mean})
+                    if writer:
+                        timing_file.append({"step": at, "images_per_second": speed, "seconds": seconds()})
+                    window.clear()
+            text = ", ".join(f"{key} {row[key]:.3g}" for key in ("loss", "error") if key in row)
             text += f", {speed:.0f} images/s"
             if writer:
                 report(last, text)
-            if last % config.log_every == 0:
-                mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
-                write({"step": last, "split": "train", "learning_rate": states.rate(config, last - 1), **mean})
-                if writer:
-                    timing_file.append({"step": last, "images_per_second": speed, "seconds": seconds()})
-                window.clear()
 
         def write(row: dict[str, Any]) -> None:
             if writer:
@@ -155,9 +155,10 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
                 events(row)
 
         while step < config.steps:
-            state, metrics = dispatch(state, next(fed))
-            step += length
-            running.append((step, metrics))
+            count = dispatch_steps(config, step)
+            state, metrics = dispatch(state, data(count), count)
+            step += count
+            running.append((step, count, metrics))
             stop = bool(stopped)
             if jax.process_count() > 1:     # all must stop at one step: they count the votes of the dispatch before
                 votes.append(distributed.vote(stop))
@@ -220,8 +221,6 @@ def check(config: ConfigDict, prefix: str = "") -> None:
     boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)):
         raise UserError(f"config field '{prefix}schedule.boundaries': found {boundaries}, expected steps in order")
-    if config.steps % config.log_every:
-        raise UserError(f"config field '{prefix}log_every': {config.log_every} does not divide steps = {config.steps}")
     accumulate = config.optimizer.accumulate
     if config.batch_size % (jax.device_count() * accumulate):
         parts = f" in {accumulate} parts each" if accumulate > 1 else ""
@@ -235,19 +234,20 @@ def check(config: ConfigDict, prefix: str = "") -> None:
         raise UserError(str(error).replace("config field '", f"config field '{prefix}")) from error
 
 
-def dispatch_length(config: ConfigDict) -> int:
-    """Steps in one program: the most, up to `config.steps_per_dispatch`, that meets every row, evaluation and
-    checkpoint."""
-    common = math.gcd(config.steps, config.log_every, config.eval_every, config.checkpoint_every)
-    return max(n for n in range(1, config.steps_per_dispatch + 1) if common % n == 0)
+def dispatch_steps(config: ConfigDict, step: int) -> int:
+    """How many steps the dispatch that begins at `step` runs: up to the next multiple of `config.steps_per_dispatch`,
+    evaluation, checkpoint, or the end of the run."""
+    return min(config.steps - step, *(every - step % every for every in (
+        config.steps_per_dispatch, config.eval_every, config.checkpoint_every)))
 
 
-def _stacked(batches: Iterator[Any], length: int) -> Iterator[Any]:
-    """Batches as the devices take them: leaves `(length, devices, share, ...)`."""
+def _stacked(batches: Iterator[Any], count: int, length: int) -> Any:
+    """The next `count` batches as a dispatch of up to `length` steps takes them: leaves `(length, devices, share,
+    ...)`. What the dispatch does not come to repeats the last batch."""
     devices = jax.local_device_count()
-    while True:
-        several = [steps_.shard(next(batches), devices) for _ in range(length)]
-        yield jax.tree.map(lambda *leaf: np.stack(leaf), *several)
+    several = [steps_.shard(next(batches), devices) for _ in range(count)]
+    several += several[-1:] * (length - count)
+    return jax.tree.map(lambda *leaf: np.stack(leaf), *several)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -77,17 +78,20 @@ def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: S
                                opt_state=opt_state, ema=ema), metrics
 
 
-def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: int, *, resident: bool,
+def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, length: int, *, resident: bool,
                    ema_decay: float = 0.0, accumulate: int = 1, members: int = 0,
-                   ) -> Callable[[State, Any], tuple[State, dict[str, jax.Array]]]:
-    """Many steps in one call: `(state, data) -> (state, metrics)`, each metric of shape `(steps,)`.
+                   ) -> Callable[[State, Any, int], tuple[State, dict[str, jax.Array]]]:
+    """Up to `length` steps in one call: `(state, data, count) -> (state, metrics)`, each metric of shape `(length,)`
+    of which the first `count` are filled.
 
     With `members` the state is that of a population: all of its leaves have that leading axis, and a metric is given
     as the mean over the members ("loss") and of each ("loss/0", ...). The state is donated. `data` is replicated and
-    the same for each step when `resident`; else each leaf has leading axes `(steps, devices)` and step i of a device
+    the same for each step when `resident`; else each leaf has leading axes `(length, devices)` and step i of a device
     takes its slice.
 
     The steps are one program with a loop in it: Python is called once for all of them, and their memory is taken once.
+    `count` is an argument of the program, so that one program serves whichever rows, evaluations and checkpoints end a
+    dispatch early.
     """
     def step(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
         def one(state: State) -> tuple[State, dict[str, jax.Array]]:
@@ -97,14 +101,23 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, steps: i
         state, metrics = jax.vmap(one)(state)
         return state, population.named(metrics)
 
-    def loop(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
-        return lax.scan(lambda state, fed: step(state, kept, fed), state, fed, length=steps)
+    def loop(state: State, kept: Any, fed: Any, count: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        def at(i: Any) -> Any:
+            return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), fed)
 
-    looped = jax.pmap(loop, axis_name=AXIS, in_axes=(None, None, 1), out_axes=(None, None), donate_argnums=0)
+        def body(i: jax.Array, carry: tuple[State, dict[str, jax.Array]]) -> tuple[State, dict[str, jax.Array]]:
+            state, filled = carry
+            state, metrics = step(state, kept, at(i))
+            return state, {key: filled[key].at[i].set(value) for key, value in metrics.items()}
+
+        shapes = jax.eval_shape(lambda: step(state, kept, at(0))[1])
+        return lax.fori_loop(0, count, body, (state, {k: jnp.zeros(length, v.dtype) for k, v in shapes.items()}))
+
+    looped = jax.pmap(loop, axis_name=AXIS, in_axes=(None, None, 1, None), out_axes=(None, None), donate_argnums=0)
     if resident:
-        nothing = jnp.zeros((steps, jax.local_device_count()), bool)        # pmap wants an argument that is mapped
-        return lambda state, data: looped(state, data, nothing)
-    return lambda state, data: looped(state, None, data)
+        nothing = jnp.zeros((length, jax.local_device_count()), bool)       # pmap wants an argument that is mapped
+        return lambda state, data, count: looped(state, data, nothing, np.int32(count))
+    return lambda state, data, count: looped(state, None, data, np.int32(count))
 
 
 def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:

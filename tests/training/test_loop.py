@@ -169,7 +169,6 @@ def test_a_workdir_in_use_is_refused(tmp_path, tiny):
 @pytest.mark.parametrize(("override", "message"), [
     ("batch_size=0", "'batch_size': found 0, expected at least 1"),
     ("steps=0", "'steps': found 0"),
-    ("log_every=7", "'log_every': 7 does not divide steps = 20"),
     ("optimizer.momentum=1.0", "'optimizer.momentum': found 1.0"),
     ("optimizer.weight_decay=-1.0", "'optimizer.weight_decay': found -1.0"),
     ("optimizer.learning_rate=-0.1", "'optimizer.learning_rate': found -0.1"),
@@ -182,6 +181,21 @@ def test_a_config_that_cannot_run_is_refused(tmp_path, tiny, override, message):
     with pytest.raises(UserError, match=message):
         classification.train(tiny(override), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_evaluations_and_checkpoints_need_not_divide_the_run(tmp_path, tiny):
+    """A row each 7 of 20 steps, a dispatch of 6, an evaluation each 9: the rows are means over the same steps."""
+    odd = tiny("log_every=7", "steps_per_dispatch=6", "eval_every=9", "checkpoint_every=11")
+    each = tiny("log_every=1")
+    classification.train(odd, tmp_path / "odd")
+    classification.train(each, tmp_path / "each")
+    rows, single = (workdirs.read_rows(tmp_path / name / workdirs.METRICS) for name in ("odd", "each"))
+    losses = [row["loss"] for row in single if row["split"] == "train"]
+    assert len(losses) == 20
+    found = {row["step"]: row["loss"] for row in rows if row["split"] == "train"}
+    assert found == {7: pytest.approx(np.mean(losses[:7]), rel=1e-4), 14: pytest.approx(np.mean(losses[7:14]), rel=1e-4),
+                     20: pytest.approx(np.mean(losses[14:]), rel=1e-3)}
+    assert [row["step"] for row in rows if row["split"] == "test"] == [9, 18, 20]
 
 
 def test_a_streamed_set_gives_the_run_of_a_resident_one(tmp_path, finished, tiny, monkeypatch):
