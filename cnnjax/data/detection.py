@@ -244,13 +244,16 @@ class Batches:
     greatest number of objects of the set, rounded up to a multiple of 8; unused rows are zeros with `valid` False.
     With `proposals`, one (P_i, 4) array an image in its own pixels, also `proposals` (N, P, 4) and
     `proposals_valid` (N, P).
-    An epoch visits every image once, in an order of its own; the last batch of a canvas is filled with its first.
+    The images of a canvas are visited once an epoch, in an order of its own; the last batch of an epoch is filled with
+    its first images. `steps_per_canvas` consecutive steps, those of one dispatch, share a canvas, which is drawn from
+    the seed and their block alone; over as many epochs every canvas has its due share of the steps.
     """
 
     cache_bytes = 1 << 30
 
     def __init__(self, data: DetectionSet, canvases: Sequence[tuple[int, int]], batch_size: int, seed: int, *,
-                 flip: bool = False, jitter: float = 1.0, proposals: Sequence[np.ndarray] | None = None) -> None:
+                 flip: bool = False, jitter: float = 1.0, proposals: Sequence[np.ndarray] | None = None,
+                 steps_per_canvas: int = 1) -> None:
         if not 0 < jitter <= 1:
             raise UserError(f"data.jitter: found {jitter}, expected the smallest scale, over 0 and at most 1")
         self.data, self.canvases, self.batch_size, self.seed = data, [(c[0], c[1]) for c in canvases], batch_size, seed
@@ -258,24 +261,27 @@ class Batches:
         most = max(len(o.classes) for o in data.objects)
         self.max_objects = max(8, -(-most // 8) * 8)
         self.max_proposals = max(map(len, proposals)) if proposals is not None else 0
-        of = np.array([choose_canvas(size, self.canvases) for size in data.sizes])
-        self.groups = [np.flatnonzero(of == c) for c in range(len(self.canvases))]
-        self.canvas_of = of
-        self.steps_per_epoch = sum(-(-len(group) // batch_size) for group in self.groups)
+        self.canvas_of = np.array([choose_canvas(size, self.canvases) for size in data.sizes])
+        groups = [np.flatnonzero(self.canvas_of == c) for c in range(len(self.canvases))]
+        self.groups = [group for group in groups if len(group)]
+        self.steps_per_epoch = [-(-len(group) // batch_size) for group in self.groups]      # of each group
+        self.steps_per_canvas = steps_per_canvas
         self._cache: dict[int, np.ndarray] = {}
         self._room = self.cache_bytes
 
     def indices(self, step: int) -> np.ndarray:
-        """The images (N,) of a step."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        rng = np.random.default_rng([self.seed, 0, epoch])
-        batches = []
-        for group in self.groups:
-            if len(group):
-                order = rng.permutation(group)
-                order = np.resize(order, -(-len(group) // self.batch_size) * self.batch_size)
-                batches += list(order.reshape(-1, self.batch_size))
-        return batches[rng.permutation(len(batches))[position]]
+        """The images (N,) of a step, all of one canvas."""
+        block, offset = divmod(step, self.steps_per_canvas)
+        # As many blocks as an epoch has steps are that many epochs, whatever the length of a block.
+        cycle, turn = divmod(block, sum(self.steps_per_epoch))
+        canvases = np.repeat(np.arange(len(self.groups)), self.steps_per_epoch)
+        canvases = np.random.default_rng([self.seed, 5, cycle]).permutation(canvases)
+        g = int(canvases[turn])
+        blocks_before = cycle * self.steps_per_epoch[g] + np.count_nonzero(canvases[:turn] == g)
+        epoch, position = divmod(blocks_before * self.steps_per_canvas + offset, self.steps_per_epoch[g])
+        rng = np.random.default_rng([self.seed, 0, epoch, g])
+        order = np.resize(rng.permutation(self.groups[g]), self.steps_per_epoch[g] * self.batch_size)
+        return order.reshape(-1, self.batch_size)[rng.permutation(self.steps_per_epoch[g])[position]]
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, 1, step])

@@ -102,7 +102,8 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables, prop
     variables = backbones.transplant(initialise(module, config.seed), start, {"trunk": "trunk", "head": "head"})
     phase = config.fast_rcnn.training
     batches = Batches(data.train, config.data.canvases, phase.batch_size, config.seed, flip=config.data.flip,
-                      jitter=config.data.jitter, proposals=proposals)
+                      jitter=config.data.jitter, proposals=proposals,
+                      steps_per_canvas=phase.steps_per_dispatch)
     return common.train(phase, config.seed, folder, variables, partial(loss, module, config.fast_rcnn), batches.stream,
                         config.backbone.frozen, "Fast R-CNN")
 

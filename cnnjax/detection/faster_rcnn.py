@@ -121,7 +121,8 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables) -> V
     module = create(backbones.create(config.backbone, config.dtype), len(data.classes), settings)
     variables = backbones.transplant(initialise(module, config.seed), start, PARTS)
     batches = Batches(data.train, config.data.canvases, settings.training.batch_size, config.seed,
-                      flip=config.data.flip, jitter=config.data.jitter)
+                      flip=config.data.flip, jitter=config.data.jitter,
+                      steps_per_canvas=settings.training.steps_per_dispatch)
     held = tuple(f"fast/{path}" for path in config.backbone.frozen)
     if settings.method == "joint":
         return common.train(settings.training, config.seed, folder, variables, partial(loss, module, settings),
@@ -148,7 +149,8 @@ def _alternating(config: Any, data: DetectionData, folder: Path, module: FasterR
                   frozen: tuple[str, ...]) -> Variables:
         boxes = all_proposals(config, module, proposer, data, settings.proposals_train)
         with_proposals = Batches(data.train, batches.canvases, batches.batch_size, config.seed, flip=config.data.flip,
-                                 jitter=config.data.jitter, proposals=boxes)
+                                 jitter=config.data.jitter, proposals=boxes,
+                                 steps_per_canvas=settings.training.steps_per_dispatch)
         return step(number, variables, partial(_fast_loss, module, settings), with_proposals.stream, frozen)
 
     first = step(1, variables, partial(loss, module, settings, head=False), batches.stream, (*held, *others))

@@ -137,7 +137,8 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables, prop
     module = create(backbones.create(config.backbone, config.dtype), classes, settings, config.backbone.hidden)
     variables = {"batch_stats": {}, **backbones.transplant(initialise(module, config.seed), start, {"trunk": "trunk"})}
     batches = Batches(data.train, config.data.canvases, settings.training.batch_size, config.seed,
-                      flip=config.data.flip, jitter=config.data.jitter, proposals=proposals)
+                      flip=config.data.flip, jitter=config.data.jitter, proposals=proposals,
+                      steps_per_canvas=settings.training.steps_per_dispatch)
     variables = common.train(settings.training, config.seed, folder / "finetune", variables,
                              partial(loss, module, settings), batches.stream, ("trunk",), "SPP-net")
     return {**variables, "top": linear.fit(data.train, proposals, extractor(config, module, variables), classes,

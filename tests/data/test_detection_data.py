@@ -222,15 +222,35 @@ def test_boxes_follow_the_pixels_through_flip_and_jitter():
 def test_batches_are_a_function_of_the_step_and_visit_every_image_once():
     data = coloured([(20, 32)] * 5 + [(32, 20)] * 2)
     batches = Batches(data, ((20, 32), (32, 20)), 2, 1, flip=True)
-    assert batches.steps_per_epoch == 4
-    seen = {i for step in range(4) for i in batches.indices(step).tolist()}
-    assert seen == set(range(7))
+    assert batches.steps_per_epoch == [3, 1]
+    for epoch in (0, 1):
+        seen = {i for step in range(4 * epoch, 4 * epoch + 4) for i in batches.indices(step).tolist()}
+        assert seen == set(range(7))
     assert {batches(step)["images"].shape for step in range(4)} == {(2, 20, 32, 3), (2, 32, 20, 3)}
     again = Batches(data, ((20, 32), (32, 20)), 2, 1, flip=True)
     resumed = again.stream(3)
     for step in range(3, 6):
         for key, value in next(resumed).items():
             np.testing.assert_array_equal(value, batches(step)[key])
+
+
+def test_the_steps_of_a_dispatch_share_a_canvas_and_each_canvas_has_its_share():
+    """Three epochs of blocks of three steps: every image of a full batch is visited three times."""
+    data = coloured([(20, 32)] * 6 + [(32, 20)] * 4)
+    batches = Batches(data, ((20, 32), (32, 20), (64, 64)), 2, 7, steps_per_canvas=3)
+    steps = [batches.indices(step).tolist() for step in range(15)]
+    canvases = [{batches.canvas_of[i] for i in images} for images in steps]
+    assert all(canvases[block] == canvases[block + 1] == canvases[block + 2] for block in range(0, 15, 3))
+    assert sorted(i for images in steps for i in images) == sorted([*range(10)] * 3)
+    other = Batches(data, ((20, 32), (32, 20), (64, 64)), 2, 8, steps_per_canvas=3)
+    assert steps != [other.indices(step).tolist() for step in range(15)]
+
+
+def test_one_canvas_gives_the_order_of_its_epochs_whatever_the_dispatch():
+    data = coloured([(20, 32)] * 5)
+    one, ten = (Batches(data, ((20, 32),), 2, 3, steps_per_canvas=n) for n in (1, 10))
+    for step in range(30):
+        np.testing.assert_array_equal(one.indices(step), ten.indices(step))
 
 
 def test_an_image_without_objects_is_a_batch_of_padding():
