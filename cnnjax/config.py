@@ -98,7 +98,7 @@ def _parse(field: str, text: str, default: Any) -> Any:
         if value == text or (of_names and not text.startswith(("(", "[", "'", '"'))):       # cat,dog as 100,200
             value = [name.strip() for name in text.split(",") if name.strip()]
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
-        wrong = [v for v in value if default and type(v) is not type(default[0])]
+        wrong = [v for v in value if default and not is_of(v, type(default[0]))]
         if wrong:
             raise UserError(f"config field {field!r}: found {wrong[0]!r} in {text!r}, expected items of type "
                             f"{type(default[0]).__name__}")

@@ -38,10 +38,10 @@ def classification() -> ConfigDict:
 
     config.schedule = ConfigDict()
     config.schedule.name = "piecewise"      # piecewise, cosine, polynomial or constant
-    config.schedule.boundaries = (32_000, 48_000)
+    config.schedule.boundaries = (0.5, 0.75)     # shares of the run, or steps: (32_000, 48_000)
     config.schedule.factor = 0.1            # at each boundary
     config.schedule.power = 1.0             # of the polynomial
-    config.schedule.warmup_steps = 0
+    config.schedule.warmup_steps = 0.0      # steps, or a share of the run under 1
     config.schedule.warmup_factor = 0.1     # of the rate, where the warm-up starts
     config.schedule.warmup = "linear"       # or "constant": the factor holds until the warm-up ends
     config.schedule.scale = "none"          # of the rate with batch_size / reference_batch: none, linear or sqrt

@@ -8,6 +8,7 @@ import pytest
 import configs as config_files
 from cnnjax import config as configs
 from cnnjax.errors import UserError
+from cnnjax.training import loop, schedules
 from configs import defaults
 from configs.ladder import defaults as ladder_defaults
 from tests.conftest import ROOT, TINY
@@ -126,7 +127,8 @@ def test_the_paper_s_recipe():
     """He et al. 2015, section 4.2."""
     from configs.depth import cifar10
     config = cifar10.get_config()
-    assert (config.steps, config.batch_size, config.schedule.boundaries) == (64_000, 128, (32_000, 48_000))
+    assert (config.steps, config.batch_size) == (64_000, 128)
+    assert [schedules.at_step(when, config.steps) for when in config.schedule.boundaries] == [32_000, 48_000]
     assert config.optimizer.learning_rate == 0.1
     assert (config.optimizer.momentum, config.optimizer.weight_decay) == (0.9, 1e-4)
     assert (config.data.pad, config.data.flip) == (4, True)
@@ -156,3 +158,16 @@ def test_no_field_of_a_path_is_forgotten():
     assert set(configs.PATH_FIELDS) <= known
     endings = ("path", "cache", "weights", "folder", "file", "dir")
     assert {field for field in known if field.endswith(endings)} == set(configs.PATH_FIELDS)
+
+
+@pytest.mark.parametrize("name", ["configs.depth.digits", "configs.train.digits", "configs.depth.cifar10_budget"])
+def test_a_run_is_shortened_by_its_steps_alone(name):
+    """Warm-up and drops keep their places in the run; nothing else has to be set."""
+    config = importlib.import_module(name).get_config()
+    whole = [float(schedules.from_config(config.schedule, config.steps, config.batch_size)(step))
+             for step in range(0, config.steps, config.steps // 30)]
+    config.steps = 30
+    loop.check(config)
+    short = [float(schedules.from_config(config.schedule, 30, config.batch_size)(step)) for step in range(30)]
+    near = [min(abs(rate - other) for other in whole[max(0, i - 1):i + 2]) for i, rate in enumerate(short)]
+    assert max(near) < 0.1

@@ -265,7 +265,7 @@ class Batches:
         groups = [np.flatnonzero(self.canvas_of == c) for c in range(len(self.canvases))]
         self.groups = [group for group in groups if len(group)]
         self.steps_per_epoch = [-(-len(group) // batch_size) for group in self.groups]      # of each group
-        self.steps_per_canvas = steps_per_canvas
+        self.steps_per_canvas: int = steps_per_canvas
         self._cache: dict[int, np.ndarray] = {}
         self._room = self.cache_bytes
 
@@ -277,9 +277,9 @@ class Batches:
         canvases = np.repeat(np.arange(len(self.groups)), self.steps_per_epoch)
         canvases = np.random.default_rng([self.seed, 5, cycle]).permutation(canvases)
         g = int(canvases[turn])
-        blocks_before = cycle * self.steps_per_epoch[g] + np.count_nonzero(canvases[:turn] == g)
+        blocks_before = cycle * self.steps_per_epoch[g] + int(np.count_nonzero(canvases[:turn] == g))
         epoch, position = divmod(blocks_before * self.steps_per_canvas + offset, self.steps_per_epoch[g])
-        rng = np.random.default_rng([self.seed, 0, epoch, g])
+        rng = np.random.default_rng((self.seed, 0, epoch, g))
         order = np.resize(rng.permutation(self.groups[g]), self.steps_per_epoch[g] * self.batch_size)
         return order.reshape(-1, self.batch_size)[rng.permutation(self.steps_per_epoch[g])[position]]
 

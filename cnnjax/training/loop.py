@@ -202,12 +202,13 @@ NATURAL = "[0, 2147483647]"
 RANGES = {
     "seed": "[0, 4294967295]",      # uint32
     **dict.fromkeys(("steps", "batch_size", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints",
-                     "steps_per_dispatch", "schedule.boundaries", "schedule.reference_batch", "optimizer.accumulate"),
+                     "steps_per_dispatch", "schedule.reference_batch", "optimizer.accumulate"),
                     COUNT),
     **dict.fromkeys(("optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm"), "[0, 3e38]"),
     **dict.fromkeys(("optimizer.momentum", "optimizer.label_smoothing", "optimizer.ema"), "[0, 1)"),
     "schedule.factor": "(0, 1]",
     "schedule.power": "[0, 100]",
+    "schedule.boundaries": "(0, 2147483647]",
     "schedule.warmup_steps": NATURAL,
     "schedule.warmup_factor": "[0, 1]",
 }
@@ -221,6 +222,11 @@ def check(config: ConfigDict, prefix: str = "") -> None:
     boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)):
         raise UserError(f"config field '{prefix}schedule.boundaries': found {boundaries}, expected steps in order")
+    for field, moments in (("boundaries", boundaries), ("warmup_steps", (config.schedule.warmup_steps,))):
+        for when in moments:
+            if when >= 1 and when != int(when):
+                raise UserError(f"config field '{prefix}schedule.{field}': found {when}, expected a whole step, or a "
+                                "share of the run under 1")
     accumulate = config.optimizer.accumulate
     if config.batch_size % (jax.device_count() * accumulate):
         parts = f" in {accumulate} parts each" if accumulate > 1 else ""

@@ -53,11 +53,16 @@ def batch_scale(kind: str, batch_size: int, reference: int) -> float:
     return {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[kind]
 
 
+def at_step(when: float, steps: int) -> int:
+    """A moment of a run of `steps`: a number under 1 is a share of the run, any other a step."""
+    return round(when * steps) if when < 1 else int(when)
+
+
 def from_config(config: ConfigDict, steps: int, batch_size: int) -> Schedule:
     """The schedule that a config's group `schedule` describes for a run of `steps`, its rate scaled to the batch.
     Raises ValueError naming the field."""
     schedules: dict[str, Callable[[], Schedule]] = {
-        "piecewise": lambda: piecewise(tuple(config.boundaries), config.factor),
+        "piecewise": lambda: piecewise(tuple(at_step(b, steps) for b in config.boundaries), config.factor),
         "cosine": lambda: cosine(steps),
         "polynomial": lambda: polynomial(steps, config.power),
         "constant": constant,
@@ -71,6 +76,7 @@ def from_config(config: ConfigDict, steps: int, batch_size: int) -> Schedule:
     if config.reference_batch < 1:
         raise ValueError(f"config field 'schedule.reference_batch': found {config.reference_batch}, expected at least "
                          "1")
-    schedule = with_warmup(schedules[config.name](), config.warmup_steps, config.warmup_factor, config.warmup)
+    schedule = with_warmup(schedules[config.name](), at_step(config.warmup_steps, steps), config.warmup_factor,
+                           config.warmup)
     scale = batch_scale(config.scale, batch_size, config.reference_batch)
     return schedule if scale == 1 else lambda step: scale * schedule(step)

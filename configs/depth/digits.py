@@ -14,8 +14,8 @@ def get_config() -> ConfigDict:
     config.data.pad = 2
     config.data.flip = False                # a mirrored digit is another sign
     config.steps = 450
-    config.schedule.boundaries = (300, 400)
-    config.schedule.warmup_steps = 50       # at the full rate the first steps throw a net of 56 layers far off
+    config.schedule.boundaries = (2 / 3, 8 / 9)
+    config.schedule.warmup_steps = 1 / 9     # at the full rate the first steps throw a net of 56 layers far off
     config.log_every = 10
     config.eval_every = 50
     config.checkpoint_every = 50

@@ -16,6 +16,5 @@ def get_config() -> ConfigDict:
     config.study.title = "Fashion-MNIST"
     config.data.pad = 2
     config.steps = 16_000
-    config.schedule.boundaries = (8_000, 12_000)
     config.study.seeds = (0, 1, 2)
     return config

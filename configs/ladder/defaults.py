@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 
-def training(steps: int, batch_size: int, learning_rate: float, boundaries: tuple[int, ...] = (), **other: Any,
+def training(steps: int, batch_size: int, learning_rate: float, boundaries: tuple[float, ...] = (), **other: Any,
              ) -> ConfigDict:
     """The training of one network: SGD with momentum 0.9 at a rate that falls tenfold at each boundary.
 
@@ -18,9 +18,9 @@ def training(steps: int, batch_size: int, learning_rate: float, boundaries: tupl
                                    "weight_decay": 5e-4, "clip_norm": 0.0, "label_smoothing": 0.0, "ema": 0.0,
                                    "accumulate": 1})
     config.schedule = ConfigDict({"name": "piecewise", "boundaries": boundaries, "factor": 0.1, "power": 1.0,
-                                  "warmup_steps": 0, "warmup_factor": 0.1, "warmup": "linear", "scale": "none",
+                                  "warmup_steps": 0.0, "warmup_factor": 0.1, "warmup": "linear", "scale": "none",
                                   "reference_batch": 128})
-    config.log_every = 100                  # divides steps
+    config.log_every = 100
     config.eval_every = steps
     config.checkpoint_every = 1000
     config.keep_checkpoints = 1
@@ -34,8 +34,8 @@ def training(steps: int, batch_size: int, learning_rate: float, boundaries: tupl
 
 def shortened(steps: int, batch_size: int, learning_rate: float, **other: Any) -> ConfigDict:
     """A training for small data: the rate falls at 70 and 90 %, ten rows and five checkpoints in all."""
-    return training(steps, batch_size, learning_rate, (steps * 7 // 10, steps * 9 // 10), log_every=steps // 10,
-                    checkpoint_every=steps // 5, weight_decay=1e-4, clip_norm=10.0, warmup_steps=50, **other)
+    return training(steps, batch_size, learning_rate, (0.7, 0.9), log_every=steps // 10,
+                    checkpoint_every=steps // 5, weight_decay=1e-4, clip_norm=10.0, warmup_steps=50 / steps, **other)
 
 
 def test_settings(score_threshold: float) -> ConfigDict:
@@ -95,7 +95,7 @@ def ladder() -> ConfigDict:
     config.rcnn.foreground = 0.5
     config.rcnn.regress = 0.6               # IoU from which boxes are regressed
     config.rcnn.forward = 64                # windows at a time
-    config.rcnn.training = training(70_000, 128, 1e-3, (50_000,))
+    config.rcnn.training = training(70_000, 128, 1e-3, (5 / 7,))
     config.rcnn.test = test_settings(score_threshold=-1.0)
 
     config.sppnet = ConfigDict(svm)
@@ -107,7 +107,7 @@ def ladder() -> ConfigDict:
     config.sppnet.foreground = 0.5
     config.sppnet.background = (0.1, 0.5)
     config.sppnet.regress = 0.5
-    config.sppnet.training = training(300_000, 2, 1e-4, (250_000,))
+    config.sppnet.training = training(300_000, 2, 1e-4, (5 / 6,))
     config.sppnet.test = test_settings(score_threshold=-1.0)
 
     config.fast_rcnn = ConfigDict()
@@ -117,7 +117,7 @@ def ladder() -> ConfigDict:
     config.fast_rcnn.foreground = 0.5
     config.fast_rcnn.background = (0.1, 0.5)
     config.fast_rcnn.svd_ranks = (0, 0)     # of the head's layers at test, (1024, 256) in the paper; 0: as trained
-    config.fast_rcnn.training = training(40_000, 2, 1e-3, (30_000,))
+    config.fast_rcnn.training = training(40_000, 2, 1e-3, (0.75,))
 
     config.faster_rcnn = ConfigDict()
     config.faster_rcnn.method = "joint"     # or "alternating": four trainings
@@ -139,7 +139,7 @@ def ladder() -> ConfigDict:
     config.faster_rcnn.fraction = 0.25
     config.faster_rcnn.foreground = 0.5
     config.faster_rcnn.background = (0.0, 0.5)
-    config.faster_rcnn.training = training(70_000, 1, 1e-3, (50_000,))
+    config.faster_rcnn.training = training(70_000, 1, 1e-3, (5 / 7,))
 
     config.test = test_settings(score_threshold=0.05)
     config.eleven_points = True             # VOC 2007's average precision; else the area under the curve

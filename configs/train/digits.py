@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config.data.pad = 2
     config.data.flip = False                # a mirrored digit is another sign
     config.steps = 300
-    config.schedule.boundaries = (200, 260)
+    config.schedule.boundaries = (2 / 3, 13 / 15)
     config.log_every = 10
     config.eval_every = 50
     config.checkpoint_every = 50

@@ -49,5 +49,5 @@ def imagenet(name: str, *, epochs: int, batch_size: int, rate: float, weight_dec
 def drops(config: ConfigDict, *parts: float) -> None:
     """Divides the rate by ten at these parts of the run."""
     config.schedule.name = "piecewise"
-    config.schedule.boundaries = tuple(int(part * config.steps) for part in parts)
+    config.schedule.boundaries = parts
     config.schedule.factor = 0.1

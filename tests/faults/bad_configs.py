@@ -11,7 +11,7 @@ PORTION = ("1.5", "-0.1", "1e999", "nan", "half")
 FLAG = ("2", "maybe", "1.0", "()")
 
 TRAIN = {
-    "steps": COUNT, "batch_size": (*COUNT, "-16"), "log_every": (*COUNT, "7", "40"), "eval_every": COUNT,
+    "steps": COUNT, "batch_size": (*COUNT, "-16"), "log_every": COUNT, "eval_every": COUNT,
     "checkpoint_every": COUNT, "keep_checkpoints": COUNT, "steps_per_dispatch": COUNT,
     "seed": ("-1", "99999999999", "zero", "1.0"), "dtype": ("float16", "float64", "int32", ""),
     "sync_batch_norm": FLAG, "tensorboard": FLAG, "wandb": ("project",),
@@ -44,7 +44,7 @@ DEPTH = {
     "study.depths": ("()", "(20,20)", "(21,)", "(-20,)", "(0,)", "(20.0,)", "('20',)", "(110,)", "(99999999999999,)"),
     "study.seeds": ("()", "(0,0)", "(-1,)", "(99999999999,)", "(0.5,)", "('a',)", "(True,)"),
     "study.published": ("3", "(1,2)", "(('resnet20',),)", "(('resnet20','x'),)", "('abc',)"),
-    "study.kind": ("plain",), "study": ("3",), "diagnostics": FLAG, "steps": ("0",), "log_every": ("7",),
+    "study.kind": ("plain",), "study": ("3",), "diagnostics": FLAG, "steps": ("0",), "log_every": ("0",),
     "data.streamed": ("True",), "data.pad": ("-1", "99"), "data.source": ("digitz",), "data.validation": ("99999",),
     "schedule.boundaries": ("(260,200)",), "optimizer.momentum": ("1.5",), "population": ("2", "0"),
     "members.seed": ("(1,2)",), "model.name": ("vgg16", "nothing"), "model.width": ("0", "-1", "x"),
@@ -59,7 +59,7 @@ SWEEP = {
     "optimizer.learning_rate": ("-1",), "schedule.boundaries": ("(3,2)",), "data.ten_crop": ("True",),
 }
 
-TRAINING = {"steps": ("0", "-1", "1.5"), "batch_size": ("0", "-8"), "log_every": ("0", "7"), "checkpoint_every": ("0",),
+TRAINING = {"steps": ("0", "-1", "1.5"), "batch_size": ("0", "-8"), "log_every": ("0",), "checkpoint_every": ("0",),
             "optimizer.learning_rate": ("-1.0", "1e999"), "schedule.name": ("x",), "keep_checkpoints": ("0",),
             "schedule.boundaries": ("(9,7)", "(0,)")}
 
