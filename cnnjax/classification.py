@@ -178,7 +178,7 @@ def take_function(config: ConfigDict, dataset: Images, resident: bool) -> steps.
         images = augment.normalise(batch["image"], dataset.mean, dataset.std)
         if config.data.pad:
             images = augment.pad_crop(images, crop_key, config.data.pad, first=start)
-        if config.data.flip:
+        if config.data.flip and not config.data.streamed:       # else the workers flipped it
             images = augment.flip(images, flip_key, first=start)
         return {"image": images, "label": batch["label"]}
     return take
@@ -192,7 +192,7 @@ def training_data(config: ConfigDict, dataset: Images) -> dict[str, Any]:
         return {"take": take_function(config, dataset, resident=False),
                 "stream": lambda step: streaming.training_batches(
                     dataset.train, key, config.batch_size, config.data.image_size, step,
-                    on_error=config.data.on_error, **share)}
+                    on_error=config.data.on_error, flip=config.data.flip, **share)}
     if feed.fits(dataset.train):
         images = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
         return {"take": take_function(config, dataset, resident=True), "resident": images}

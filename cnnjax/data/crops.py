@@ -79,8 +79,9 @@ class TfdsRecords:
 class Recipe(NamedTuple):
     """What a worker makes of an image: uint8 (size, size, 3), or (10, size, size, 3) with `ten_crop`.
 
-    With `seed` (two words) a random crop and flip, otherwise the centre of the image whose shorter side is `resize`.
-    With `skip` an image that cannot be decoded is left out: its neighbour takes its place, or its row is not valid.
+    With `seed` (two words) a random crop, with `flip` mirrored half of the time; otherwise the centre of the image
+    whose shorter side is `resize`. With `skip` an image that cannot be decoded is left out: its neighbour takes its
+    place, or its row is not valid.
     """
 
     size: int
@@ -88,6 +89,7 @@ class Recipe(NamedTuple):
     ten_crop: bool = False
     seed: tuple[int, int] | None = None
     skip: bool = False
+    flip: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,8 +114,9 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> Box:
     return left, top, left + widest, top + highest
 
 
-def training_crop(data: bytes, name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A file's bytes to uint8 (size, size, 3): a random box resized (bilinear, antialiased), mirrored half of the time.
+def training_crop(data: bytes, name: str, size: int, rng: np.random.Generator, flip: bool = True) -> np.ndarray:
+    """A file's bytes to uint8 (size, size, 3): a random box resized (bilinear, antialiased), with `flip` mirrored half
+    of the time.
 
     A JPEG whose box is more than twice too large is decoded at a half, quarter or eighth, which is several times as
     quick. Raises `BadImage` as `decode.open_header` does.
@@ -125,7 +128,7 @@ def training_crop(data: bytes, name: str, size: int, rng: np.random.Generator) -
     image = decode.to_rgb(reduced, name)
     sx, sy = image.width / width, image.height / height
     crop = image.resize((size, size), Image.Resampling.BILINEAR, (x1 * sx, y1 * sy, x2 * sx, y2 * sy))
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and flip:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(crop)
 
@@ -203,7 +206,7 @@ def do(task: Task, source: Any, recipe: Recipe, batch: np.ndarray) -> Done:
                     image = evaluation_crop(data, name, recipe.size, recipe.resize, recipe.ten_crop)
                 else:
                     rng = np.random.default_rng((*recipe.seed, task.position + k))
-                    image = training_crop(data, name, recipe.size, rng)
+                    image = training_crop(data, name, recipe.size, rng, recipe.flip)
                 batch[task.row + k] = image
                 break
             except decode.BadImage as error:

@@ -83,13 +83,14 @@ def open_tfds(name: str, path: str = "") -> Photographs:
 
 
 def training_batches(images: Any, key: jax.Array, batch_size: int, size: int = 224, step: int = 0, *, shard: int = 0,
-                     shards: int = 1, workers: int = 0, ahead: int = 2, on_error: str = "stop") -> Prefetch:
+                     shards: int = 1, workers: int = 0, ahead: int = 2, on_error: str = "stop",
+                     flip: bool = True) -> Prefetch:
     """Endless batches {"image": uint8 (B, size, size, 3), "label": int32 (B,)} from `step` on, in shuffled epochs.
 
-    Each image is a random-resized crop, mirrored half of the time (`crops.training_crop`). `batch_size` is over all
-    shards, and B is the part of one. `workers` processes (0: one a core) decode ahead. Close it, or leave its `with`
-    block, to end them. With `on_error="skip"` an image that cannot be decoded is replaced by its neighbour, with a
-    warning; otherwise `next` raises `UserError`, which names it.
+    Each image is a random-resized crop, with `flip` mirrored half of the time (`crops.training_crop`). `batch_size` is
+    over all shards, and B is the part of one. `workers` processes (0: one a core) decode ahead. Close it, or leave its
+    `with` block, to end them. With `on_error="skip"` an image that cannot be decoded is replaced by its neighbour, with
+    a warning; otherwise `next` raises `UserError`, which names it.
     """
     cpu = jax.local_devices(backend="cpu")[0]
     key = jax.device_put(key, cpu)
@@ -103,7 +104,8 @@ def training_batches(images: Any, key: jax.Array, batch_size: int, size: int = 2
         with jax.default_device(cpu):
             return step * batch_size + shard * part, np.asarray(indices(order, np.uint32(step)))
 
-    pool = _Pool(images, Recipe(size, seed=(seed[0], seed[1]), skip=on_error == "skip"), part, rows, workers)
+    pool = _Pool(images, Recipe(size, seed=(seed[0], seed[1]), skip=on_error == "skip", flip=flip), part,
+                 rows, workers)
 
     def make(step: int) -> Batch:
         batch = pool.batch(step)

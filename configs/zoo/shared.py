@@ -34,8 +34,7 @@ def imagenet(name: str, *, epochs: int, batch_size: int, rate: float, weight_dec
     config.data.source = "imagenet2012"
     config.data.image_size = image_size
     config.data.streamed = True
-    config.data.pad = 0                     # the workers crop and mirror
-    config.data.flip = False
+    config.data.pad = 0                     # the workers crop at random
     config.batch_size = batch_size
     config.steps = round(epochs * 1_281_167 / batch_size / 5_000) * 5_000       # whole evaluations
     config.optimizer.learning_rate = rate

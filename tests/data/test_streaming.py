@@ -117,6 +117,18 @@ def test_evaluation_crops():
     assert crops.evaluation_crop(_jpeg(_ramp(7, 500)), "a", 32, 40).shape == (32, 32, 3)
 
 
+def test_workers_flip_only_where_the_config_says_so(tmp_path):
+    """White on the right half alone, whatever the crop: only a flip brings it to the left."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 32:] = 255
+    mirrored = [False, False]
+    for seed in range(40):
+        for i, flip in enumerate((False, True)):
+            crop = crops.training_crop(_jpeg(image), "a", 16, np.random.default_rng(seed), flip).astype(int)
+            mirrored[i] |= bool(crop[:, 0].mean() > crop[:, -1].mean() + 50)
+    assert mirrored == [False, True]
+
+
 def test_training_batches_do_not_depend_on_the_workers_and_go_on_from_a_step(folder):
     photographs = streaming.open_folder(str(folder))
     assert photographs.classes == ("a", "b")
