@@ -124,6 +124,7 @@ class Backbone(NamedTuple):
     head: nn.Module
     stride: int             # pixels of the image a cell of the map
     pool: int               # regions are pooled to pool x pool cells
+    dtype: Any              # of activations
 
 
 def weights_path(config: Any) -> Path:
@@ -168,7 +169,7 @@ def create(config: Any, dtype: Any = jnp.float32) -> Backbone:
                         f"it has {', '.join(stages)}")
     stride = side // stages[config.stage].shape[1]
     trunk = Trunk(net, config.stage, tuple(config.mean), tuple(config.std), config.freeze_norm)
-    return Backbone(trunk, head, stride, config.pool)
+    return Backbone(trunk, head, stride, config.pool, dtype)
 
 
 # Parameters by path

@@ -43,7 +43,8 @@ Detector = Callable[[np.ndarray], Found]
 
 def train(phase: ConfigDict, seed: int, folder: Path, variables: Variables, loss: Loss,
           stream: Callable[[int], Iterator[Any]], frozen: Sequence[str] = (), name: str = "train") -> Variables:
-    """`variables` after the steps of `phase`, resumed from `folder` if it was begun there.
+    """`variables` after the steps of `phase`, resumed from `folder` if it was begun there; with `optimizer.ema` their
+    moving average.
 
     Parameters whose path begins with one of `frozen` are held: to the loop they are state, not parameters.
     """
@@ -63,7 +64,8 @@ def train(phase: ConfigDict, seed: int, folder: Path, variables: Variables, loss
     state = jax.device_get(loop.fit(
         config, folder, init=lambda key: (trained, {"held": held, "batch_stats": stats}), loss_fn=loss_fn,
         take=lambda batch, state: batch, stream=stream, name=name))
-    return {"params": nested({**state.params, **held}), "batch_stats": state.model_state["batch_stats"]}
+    params = state.params if state.ema is None else state.ema
+    return {"params": nested({**params, **held}), "batch_stats": state.model_state["batch_stats"]}
 
 
 def save(folder: Path, kind: str, classes: Sequence[str], config: ConfigDict, arrays: Mapping[str, Any]) -> None:

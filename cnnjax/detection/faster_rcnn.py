@@ -48,7 +48,7 @@ class FasterRCNN(nn.Module):
 def create(backbone: Backbone, num_classes: int, settings: Any) -> FasterRCNN:
     """The network over a backbone; `settings` is the `faster_rcnn` group."""
     return FasterRCNN(fast_rcnn.create(backbone, num_classes, settings.pooling),
-                      RPN(len(settings.scales) * len(settings.ratios), settings.rpn_channels))
+                      RPN(len(settings.scales) * len(settings.ratios), settings.rpn_channels, backbone.dtype))
 
 
 def initialise(module: FasterRCNN, seed: int) -> Variables:

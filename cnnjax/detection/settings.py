@@ -97,7 +97,11 @@ def check(config: ConfigDict) -> None:
     _check_canvases(config.data.canvases)
     for phase in ("pretraining", *(f"{kind}.training" for kind in config.detectors)):
         group, _, name = phase.partition(".")
-        loop.check(config[group][name] if name else config[group], f"{phase}.")
+        training = config[group][name] if name else config[group]
+        loop.check(training, f"{phase}.")
+        if training.optimizer.label_smoothing:
+            raise UserError(f"config field '{phase}.optimizer.label_smoothing': found "
+                            f"{training.optimizer.label_smoothing}; no detector smooths its labels, set it to 0")
     _check_backbone(config)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from cnnjax import ops
 from cnnjax.data.detection import Batches, DetectionData, rescale_boxes
 from cnnjax.detection import backbones, common, linear
-from cnnjax.detection.backbones import Backbone, DenseHead
+from cnnjax.detection.backbones import DenseHead
 from cnnjax.detection.common import Detector, Variables
 from cnnjax.detection.losses import class_loss
 from cnnjax.detection.proposals import Cache
@@ -85,10 +85,11 @@ class SPPClassifier(nn.Module):
             x.astype(jnp.float32))
 
 
-def create(backbone: Backbone, num_classes: int, settings: Any, hidden: Sequence[int]) -> SPPNet:
-    """The network over a backbone's trunk; its fully connected layers, of `hidden` units, are its own."""
-    return SPPNet(backbone.trunk, DenseHead(hidden), num_classes, backbone.stride, settings.levels, settings.scales,
-                  settings.target)
+def create(config: Any, num_classes: int) -> SPPNet:
+    """The network over the trunk of `config.backbone`; its fully connected layers are its own."""
+    backbone, settings = backbones.create(config.backbone, config.dtype), config.sppnet
+    head = DenseHead(config.backbone.hidden, config.backbone.dropout, dtype=backbone.dtype)
+    return SPPNet(backbone.trunk, head, num_classes, backbone.stride, settings.levels, settings.scales, settings.target)
 
 
 def initialise(module: SPPNet, seed: int) -> Variables:
@@ -134,7 +135,7 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables, prop
     Returns the network's variables with the groups "svm" and "ridge" beside them.
     """
     classes, settings = len(data.classes), config.sppnet
-    module = create(backbones.create(config.backbone, config.dtype), classes, settings, config.backbone.hidden)
+    module = create(config, classes)
     variables = {"batch_stats": {}, **backbones.transplant(initialise(module, config.seed), start, {"trunk": "trunk"})}
     batches = Batches(data.train, config.data.canvases, settings.training.batch_size, config.seed,
                       flip=config.data.flip, jitter=config.data.jitter, proposals=proposals,
@@ -147,7 +148,6 @@ def train(config: Any, data: DetectionData, folder: Path, start: Variables, prop
 
 def detector(config: Any, num_classes: int, variables: Variables, search: Cache) -> Detector:
     """The trained detector on single images."""
-    module = create(backbones.create(config.backbone, config.dtype), num_classes, config.sppnet,
-                    config.backbone.hidden)
+    module = create(config, num_classes)
     extract = extractor(config, module, {k: v for k, v in variables.items() if k != "top"})
     return linear.detector(extract, variables["top"], config.sppnet.test, search)
