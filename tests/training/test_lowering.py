@@ -1,0 +1,86 @@
+"""Every training step and every detector's forward pass lowers for accelerators, without one at hand."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from cnnjax import classification, models
+from cnnjax.detection import backbones, fast_rcnn, faster_rcnn, rcnn, sppnet
+from cnnjax.training import state as states
+from cnnjax.training import step as steps
+from tests.detection import tiny_ladder
+
+PLATFORMS = ("cuda", "tpu")
+
+
+def lowers(function, *arguments):
+    """Whether the program of shapes alone is StableHLO for both, with no callback to the host."""
+    exported = export.export(jax.jit(function), platforms=PLATFORMS)(*arguments)
+    assert exported.platforms == PLATFORMS
+    assert "callback" not in exported.mlir_module()
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "plain20", "googlenet"])
+def test_a_classifier_s_training_step_lowers(name, tiny):
+    config = tiny()
+    module = models.create(name, num_classes=10)
+    image = jax.ShapeDtypeStruct((2, *models.image_shape(name)), jnp.float32)
+
+    def init(key):
+        variables = dict(module.init({"params": key, "dropout": key}, jnp.zeros((1, *image.shape[1:])), train=True))
+        return variables.pop("params"), variables
+
+    state = jax.eval_shape(lambda: states.create(config, init))
+    batch = {"image": image, "label": jax.ShapeDtypeStruct((2,), jnp.int32)}
+    step = partial(steps.train_step, classification.loss_function(module), states.optimizer(config), 0.0)
+    with_axis = jax.vmap(step, in_axes=(None, 0), axis_name=steps.AXIS)         # one device of the mapped axis
+    lowers(with_axis, state, jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), batch))
+
+
+def batch_of(images=2, side=64, objects=8, proposals=16):
+    shape = jax.ShapeDtypeStruct
+    return {"images": shape((images, side, side, 3), np.uint8), "sizes": shape((images, 2), np.int32),
+            "boxes": shape((images, objects, 4), np.float32), "classes": shape((images, objects), np.int32),
+            "difficult": shape((images, objects), bool), "valid": shape((images, objects), bool),
+            "proposals": shape((images, proposals, 4), np.float32), "proposals_valid": shape((images, proposals), bool),
+            "crops": shape((images, 16, 16, 3), np.uint8), "labels": shape((images,), np.int32)}
+
+
+@pytest.mark.parametrize("name", ["rcnn", "sppnet", "fast_rcnn", "faster_rcnn"])
+def test_a_detector_s_loss_and_its_gradient_lower(name):
+    config = tiny_ladder.get_config()
+    backbone = backbones.create(config.backbone, config.dtype)
+    if name == "rcnn":
+        module = rcnn.create(backbone, 3)
+        begin, loss = partial(rcnn.initialise, module, 16), partial(rcnn.loss, module)
+    elif name == "sppnet":
+        module = sppnet.create(config, 3)
+        begin, loss = partial(sppnet.initialise, module), partial(sppnet.loss, module, config.sppnet)
+    elif name == "fast_rcnn":
+        module = fast_rcnn.create(backbone, 3, "align")
+        begin, loss = partial(fast_rcnn.initialise, module), partial(fast_rcnn.loss, module, config.fast_rcnn)
+    else:
+        module = faster_rcnn.create(backbone, 3, config.faster_rcnn)
+        begin, loss = partial(faster_rcnn.initialise, module), partial(faster_rcnn.loss, module, config.faster_rcnn)
+    variables = jax.eval_shape(lambda: begin(0))
+
+    def gradient(variables, batch):
+        return jax.value_and_grad(lambda params: loss({**variables, "params": params}, batch, jax.random.key(0)),
+                                  has_aux=True)(variables["params"])
+    lowers(gradient, variables, batch_of())
+
+
+def test_the_detection_of_fast_and_faster_rcnn_lowers():
+    config = tiny_ladder.get_config()
+    backbone = backbones.create(config.backbone, config.dtype)
+    one = batch_of(images=1)
+    faster = faster_rcnn.create(backbone, 3, config.faster_rcnn)
+    lowers(partial(faster_rcnn.detect, faster, config.faster_rcnn, config.test),
+           jax.eval_shape(lambda: faster_rcnn.initialise(faster, 0)), one["images"], one["sizes"])
+    fast = fast_rcnn.create(backbone, 3, "pool")
+    lowers(partial(fast_rcnn.detect, fast, config.test), jax.eval_shape(lambda: fast_rcnn.initialise(fast, 0)),
+           one["images"], one["sizes"], jax.ShapeDtypeStruct((16, 4), np.float32), jax.ShapeDtypeStruct((16,), bool))
