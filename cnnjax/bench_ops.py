@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import platform
 import resource
 import time
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import ops
+from cnnjax.training import workdir as workdirs
 
 SCALES, RATIOS, STRIDE = (128, 256, 512), (0.5, 1.0, 2.0), 16
 TARGETS = {"nms 2000": 8, "nms 6000": 5, "nms 12000": 5, "nms 8 x 2000": 8, "roi_pool": 3, "roi_pool and gradient": 2,
@@ -175,7 +175,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = measure(arguments.repeats, arguments.only)
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1))
+        arguments.json.write_text(workdirs.to_json(result, indent=1) + "\n")
     print(table(result))
     print(result["versions"], result["devices"])
 

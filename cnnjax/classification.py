@@ -1,7 +1,6 @@
 """Image classification: a network, a loss and images put together into a run of the training loop."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -290,7 +289,7 @@ def _mean_result(workdir: Path, results: Sequence[dict[str, Any]]) -> dict[str, 
              for key, value in results[0].items()}
     if distributed.is_writer():
         workdir.mkdir(parents=True, exist_ok=True)
-        workdirs.write(workdir / "result.json", json.dumps({**means, "members": results}, indent=2) + "\n")
+        workdirs.write(workdir / "result.json", workdirs.to_json({**means, "members": results}, indent=2) + "\n")
     return {**means, "members": results}
 
 
@@ -373,5 +372,5 @@ def _summarise(config: ConfigDict, workdir: Path, state: State) -> dict[str, Any
         if row["step"] == config.steps and row["split"] in ("validation", "test"):
             result |= {f"{row['split']}_error": row["error"], f"{row['split']}_images": row["examples"]}
     if distributed.is_writer():
-        workdirs.write(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+        workdirs.write(workdir / "result.json", workdirs.to_json(result, indent=2) + "\n")
     return result

@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -344,7 +343,8 @@ def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
                            str(options.torch_python))
         tables.show(bench.HEADER, bench.table(result))
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        from cnnjax.training import workdir as workdirs
+        options.json.write_text(workdirs.to_json(result, indent=1) + "\n")
 
 
 def _no_config(verb: str, overrides: list[str]) -> None:

@@ -44,8 +44,8 @@ def collect(folders: Sequence[Path], out: Path, *, commit: str, hardware: str) -
         cell = out / "cells" / f"{network}-seed{seed}"
         cell.mkdir(parents=True, exist_ok=True)
         config["data"] |= {"path": Path(config["data"]["path"]).name, "cache": ""}      # not of another's machine
-        workdirs.write(cell / "config.json", json.dumps(config, indent=2) + "\n")
-        workdirs.write(cell / "result.json", json.dumps(result, indent=2) + "\n")
+        workdirs.write(cell / "config.json", workdirs.to_json(config, indent=2) + "\n")
+        workdirs.write(cell / "result.json", workdirs.to_json(result, indent=2) + "\n")
         workdirs.write_rows(cell / workdirs.METRICS, map(_rounded, workdirs.read_rows(folder / workdirs.METRICS)))
     study = cifar10_budget.get_config()
     study.data.source = "tar"
@@ -55,7 +55,7 @@ def collect(folders: Sequence[Path], out: Path, *, commit: str, hardware: str) -
         study.study.seeds = tuple(sorted({seed for _, seed in rows}))
     workdirs.write(out / "config.json", configs.dump(study))
     ordered = [rows[key] for key in sorted(rows)]
-    workdirs.write(table, "[\n" + ",\n".join(" " + json.dumps(row) for row in ordered) + "\n]\n")
+    workdirs.write(table, "[\n" + ",\n".join(" " + workdirs.to_json(row) for row in ordered) + "\n]\n")
     return ordered
 
 

@@ -38,7 +38,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check(config)
     with workdirs.claim(workdir, config):
         data = datasets.load(config.data, config.seed)
-        workdirs.write(workdir / "data.json", json.dumps({
+        workdirs.write(workdir / "data.json", workdirs.to_json({
             "classes": data.classes, "train": len(data.train), "test": len(data.test),
             "skipped": data.skipped}, indent=1) + "\n")
         for line in data.skipped:
@@ -71,7 +71,7 @@ def cell(kind: str, config: ConfigDict, data: DetectionData, workdir: Path) -> N
             began = time.perf_counter()
         variables = detectors.train(kind, config, data, folder, begin, search)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
-        workdirs.write(folder / "training.json", json.dumps(took) + "\n")
+        workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
         common.save(folder, kind, data.classes, config, variables)
     variables = common.load(folder)[3]
     detect = detectors.detector(kind, config, len(data.classes), variables, search)
@@ -87,7 +87,7 @@ def cell(kind: str, config: ConfigDict, data: DetectionData, workdir: Path) -> N
     result = {**scores(found, data, config.eleven_points), **json.loads((folder / "training.json").read_text()),
               "proposal_seconds": proposals, "disk_bytes": _disk(kind, folder, workdir),
               "hardware": f"{jax.devices()[0].device_kind}, {jax.device_count()} device"}
-    workdirs.write(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    workdirs.write(folder / "result.json", workdirs.to_json(result, indent=1) + "\n")
 
 
 def scores(found: Sequence[Found], data: DetectionData, eleven_points: bool) -> dict[str, Any]:
@@ -123,8 +123,8 @@ def _samples(kind: str, config: ConfigDict, data: DetectionData, found: Sequence
 def report(workdir: Path) -> Path:
     """Prints the table of the finished cells of `workdir`, writes the figure, table.md and report.html."""
     config = workdirs.read_config(workdir)
-    results = {kind: json.loads((workdir / "cells" / kind / "result.json").read_text()) for kind in config.detectors
-               if (workdir / "cells" / kind / "result.json").exists()}
+    paths = {kind: workdir / "cells" / kind / "result.json" for kind in config.detectors}
+    results = {kind: workdirs.with_nan(json.loads(path.read_text())) for kind, path in paths.items() if path.exists()}
     if not results:
         raise UserError(f"{workdir} has no finished detector to report")
     data = json.loads((workdir / "data.json").read_text())

@@ -589,7 +589,7 @@ def save_trials(workdir: Path, storage: str | None) -> None:
     rows = [{"number": t.number, "state": t.state.name.lower(), "value": t.value if t in complete else None,
              "last": t.value, "params": t.params, "intermediate": t.intermediate_values, **t.user_attrs}
             for t in trials]
-    text = json.dumps({"trials": rows, "importance": importance}, indent=1)
+    text = workdirs.to_json({"trials": rows, "importance": importance}, indent=1)
     workdirs.write(workdir / "trials.json", text + "\n")
 
 

@@ -18,6 +18,7 @@ from cnnjax.detection.common import Found
 from cnnjax.detection.proposals import Cache, selective_search
 from cnnjax.errors import UserError
 from cnnjax.reporting import boxes
+from cnnjax.training import workdir as workdirs
 
 
 def run(folder: Path, paths: Sequence[Path], out: Path, least_score: float | None = None) -> list[dict[str, Any]]:
@@ -47,7 +48,7 @@ def run(folder: Path, paths: Sequence[Path], out: Path, least_score: float | Non
             {"class": classes[found.classes[i]], "score": round(float(found.scores[i]), 4),
              "box": [round(float(v), 2) for v in found.boxes[i]]} for i in order]})
         boxes.save(boxes.draw_detections(image, *found, classes, least_score), out / drawing)
-    (out / "detections.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "detections.json").write_text(workdirs.to_json(rows, indent=1) + "\n")
     return rows
 
 

@@ -7,6 +7,7 @@ holds what the machine determines.
 import contextlib
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -109,15 +110,38 @@ def write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON text, which knows no NaN and no infinity: null stands for them. `with_nan` reads them back as NaN."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_nan(value: Any) -> Any:
+    """What was read of JSON whose nulls all stand for NaN."""
+    if isinstance(value, dict):
+        return {key: with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without a last line that was cut off; none when there is no file."""
+    """The rows of a JSON-lines file, without a last line that was cut off; none when there is no file. A null is NaN.
+    """
     if not path.exists():
         return []
     lines = path.read_text().split("\n")
     rows = []
     for line in lines[:-1]:                 # what follows the last newline was cut off while it was written
         try:
-            rows.append(json.loads(line))
+            rows.append(with_nan(json.loads(line)))
             rows[-1]["step"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {len(rows) + 1} is not a row of JSON with a step "
@@ -127,7 +151,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Writes a JSON-lines file whole or not at all."""
-    write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write(path, "".join(to_json(row) + "\n" for row in rows))
 
 
 class Rows:
@@ -138,7 +162,7 @@ class Rows:
         self._file: TextIO = path.open("a")
 
     def append(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(to_json(row) + "\n")
         self._file.flush()
 
     def close(self) -> None:
