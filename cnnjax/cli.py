@@ -17,6 +17,7 @@ from cnnjax.errors import DISK, UserError
 
 EPILOG = """
 Any field of a config can be set: --config.optimizer.learning_rate=0.05, --config.model.width=32.
+One is enough to shorten a run: --config.steps=20 moves its warm-up and its drops of the learning rate along.
 A command that was stopped or killed goes on when it is run again with the same --workdir.
 
   cnnjax depth                                       the comparison on the embedded digits, minutes
