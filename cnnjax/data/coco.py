@@ -15,7 +15,7 @@ def read(path: str, train_split: str, test_split: str, classes: tuple[str, ...],
 
     A box is `[x, y, width, height]`, already continuous; `iscrowd` makes an object difficult. Raises UserError.
     """
-    root = Path(path)
+    root = Path(path).expanduser()
     found: dict[str, dict[str, Any]] = {split: _parse(root, split) for split in {train_split, test_split}}
     known: dict[int, str] = {c["id"]: c["name"] for c in found[train_split]["categories"]}
     names = tuple(classes) or tuple(known[i] for i in sorted(known))

@@ -6,6 +6,7 @@ name and reason, or skipped, counted and listed, as `data.on_error` says.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -52,7 +53,8 @@ class DetectionSet:
 
 
 class DetectionData(NamedTuple):
-    """The two splits of a detection data set; `skipped` has one line for each image or box left out."""
+    """The two splits of a detection data set; `skipped` has one line for each image or box left out, and for each class
+    whose objects are."""
 
     train: DetectionSet
     test: DetectionSet
@@ -74,6 +76,10 @@ class Faults:
         if self.on_error == "stop":
             raise UserError(f"{file}: {reason}; mend the file or set data.on_error=skip")
         self.skipped.append(f"{file}: {reason}")
+
+    def left_out(self, line: str) -> None:
+        """Notes what is left out whatever `on_error` says, since nothing is wrong with it."""
+        self.skipped.append(line)
 
 
 def load(config: Any, seed: int) -> DetectionData:
@@ -99,6 +105,10 @@ def load(config: Any, seed: int) -> DetectionData:
     for images, split in ((train, config.train_split), (test, config.test_split)):
         if not len(images):
             raise UserError(f"data.path {config.path}: no usable image in split {split!r}")
+        if all(objects.difficult.all() for objects in images.objects):
+            raise UserError(f"data.path {config.path}: no object of {', '.join(classes) or 'any class'} in split "
+                            f"{split!r}, but for difficult ones: nothing to train on or to count; name other splits or "
+                            "data.classes")
     return DetectionData(train, test, classes, tuple(faults.skipped))
 
 
@@ -172,6 +182,7 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults) -
     """
     kept: list[Path] = []
     sizes, objects, upright = [], [], []
+    others: Counter[str] = Counter()
     for entry, probed in zip(entries, probe_all([e.image for e in entries]), strict=True):
         if isinstance(probed, str):
             faults.found(entry.image, probed)
@@ -189,10 +200,16 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults) -
                     faults.found(entry.annotation, f"{name} {box}")
                 else:
                     rows.append((box, classes.index(name), difficult, truncated))
+            else:
+                others[name] += 1
         kept.append(entry.image)
         sizes.append(size)
         objects.append(Objects.of(rows))
         upright.append(size == turned)
+    for name, count in sorted(others.items()):
+        where = entries[0].annotation.parent
+        faults.left_out(f"{where}: {count} object{'s' * (count > 1)} of {name!r}, which is none of the classes "
+                        f"{', '.join(classes)}")
     return DetectionSet(tuple(p.name for p in kept), np.array(sizes).reshape(-1, 2), tuple(objects),
                         lambda i: read_image(kept[i], upright[i]))
 

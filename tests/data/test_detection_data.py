@@ -176,6 +176,34 @@ def test_coco_boxes_categories_and_crowds(tmp_path):
         detection.load(config, 0)
 
 
+def coco_set(root, **splits):
+    """A COCO data set of one 20x12 image a split, with an object of each category that is given for it."""
+    (root / "annotations").mkdir()
+    for split, names in splits.items():
+        (root / split).mkdir()
+        picture().save(root / split / "1.png")
+        content = {"images": [{"id": 7, "file_name": "1.png", "height": 12, "width": 20}],
+                   "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
+                   "annotations": [{"image_id": 7, "category_id": i, "bbox": [1, 2, 4, 5]} for i in range(len(names))]}
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return ConfigDict({"source": "coco", "path": str(root), "train_split": "train", "test_split": "val",
+                       "classes": (), "on_error": "stop"})
+
+
+def test_objects_of_a_class_that_only_the_test_split_has_are_said(tmp_path):
+    data = detection.load(coco_set(tmp_path, train=("car",), val=("car", "tram")), 0)
+    assert data.classes == ("car",)
+    assert [len(objects.classes) for objects in data.test.objects] == [1]
+    assert [line.split(": ")[1] for line in data.skipped] == ["1 object of 'tram', which is none of the classes car"]
+
+
+@pytest.mark.parametrize(("train", "val", "empty"), [((), ("car",), "train"), (("car",), (), "val")])
+def test_a_split_without_an_object_is_refused_before_anything_is_trained(tmp_path, train, val, empty):
+    config = coco_set(tmp_path, train=train, val=val)
+    with pytest.raises(UserError, match=rf"no object of .* in split '{empty}'"):
+        detection.load(config, 0)
+
+
 def test_scattered_digits_are_the_seed_s_and_lie_inside():
     a, b = (scatter.scatter("train", 6, 96, seed) for seed in (3, 3))
     other = scatter.scatter("train", 6, 96, 4)
