@@ -160,7 +160,7 @@ def test_no_field_of_a_path_is_forgotten():
     assert {field for field in known if field.endswith(endings)} == set(configs.PATH_FIELDS)
 
 
-@pytest.mark.parametrize("name", ["configs.depth.digits", "configs.train.digits", "configs.depth.cifar10_budget"])
+@pytest.mark.parametrize("name", ["configs.depth.digits", "configs.train.digits"])
 def test_a_run_is_shortened_by_its_steps_alone(name):
     """Warm-up and drops keep their places in the run; nothing else has to be set."""
     config = importlib.import_module(name).get_config()

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.schedule.name = "polynomial"     # of power 1: to zero in a straight line
     config.schedule.boundaries = ()
     # Section 4.2 warms up at 110 layers alone, but so short a run does not recover from first steps that are too long.
-    config.schedule.warmup_steps = 0.1
+    config.schedule.warmup_steps = 400
     config.log_every = 50
     config.eval_every = 500
     config.checkpoint_every = 50            # a step is long here: little is lost when a run is killed
