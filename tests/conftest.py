@@ -1,54 +1,138 @@
-"""What the tests share: a tiny run that goes through the real code, and the command line as a process."""
+"""What the tests share: tiny runs that went through the real code, and the command line as a process."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
-from cnnjax import config as configs
-from configs import defaults
+from cnnjax.training import workdir as workdirs
+from tests import tiny_runs
 
 ROOT = Path(__file__).parent.parent
-TINY = ROOT / "tests" / "tiny_config.py"
+TINY = tiny_runs.TINY
 
-# Programs compiled once serve all later runs of the tests.
-jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# Programs compiled once serve all processes and all later runs of the tests.
+XLA_CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
+             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+os.environ.update(XLA_CACHE)
+for name, value in XLA_CACHE.items():       # for this process, which has imported JAX already
+    jax.config.update(name.lower(), value if name.endswith("DIR") else float(value))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests take a shared run go first: they are the longest, and pytest-xdist takes files in order."""
+    long = {item.path for item in items if SHARED.intersection(getattr(item, "fixturenames", ()))}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture
-def tiny():
+def tiny() -> Callable[..., ConfigDict]:
     """A function of overrides that gives the tiny config: `tiny("steps=40", "seed=1")`."""
-    def make(*overrides):
-        config = configs.load(TINY, overrides)
-        configs.check(config, defaults.classification())
-        return config
-    return make
+    return tiny_runs.classifier
 
 
-def start(*arguments, devices=1, before=None, **variables):
+# Finished runs, one of each kind. They are to be read only: a test that writes into one copies it first.
+
+SHARED = {"classifier_run", "depth_run", "sweep_run", "ladder_run"}
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """A folder that `make(folder)` fills once for the session, whichever of pytest-xdist's workers needs it first."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent                  # of all workers
+    folder, finished = base / name, base / f"{name}.finished"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not finished.exists():
+            make(folder)
+            finished.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished run of the tiny config."""
+    return made_once(tmp_path_factory, "classifier", tiny_runs.train_classifier)
+
+
+@pytest.fixture(scope="session")
+def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished depth study, `tiny_runs.depth_study()`."""
+    return made_once(tmp_path_factory, "depth", tiny_runs.run_depth_study)
+
+
+@pytest.fixture(scope="session")
+def sweep_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished sweep, `tiny_runs.grid_sweep()`."""
+    return made_once(tmp_path_factory, "sweep", tiny_runs.run_sweep)
+
+
+@pytest.fixture(scope="session")
+def ladder_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a finished ladder of four detectors, `tests/detection/tiny_ladder.py`."""
+    return made_once(tmp_path_factory, "ladder", tiny_runs.run_ladder)
+
+
+def devices_of_cpu(count: int, *flags: str) -> dict[str, str]:
+    """The environment of a process that is to have so many virtual CPU devices; XLA's flags join those that are set."""
+    given = os.environ.get("XLA_FLAGS", "")
+    return {**os.environ, "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": " ".join([given, f"--xla_force_host_platform_device_count={count}", *flags]).strip()}
+
+
+def start(*arguments: Any, devices: int = 1, before: Callable[[], object] | None = None,
+          **variables: str) -> subprocess.Popen[str]:
     """Starts `cnnjax ARGUMENTS` as a process on so many virtual CPU devices, and gives its Popen.
 
     `variables` join the environment; `before` runs in the child before the command does.
     """
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu",
-                   "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **variables}
-    return subprocess.Popen([sys.executable, "-m", "cnnjax.cli", *map(str, arguments)], cwd=ROOT, env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=before)
+    return subprocess.Popen([sys.executable, "-m", "cnnjax.cli", *map(str, arguments)], cwd=ROOT,
+                            env=devices_of_cpu(devices) | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, preexec_fn=before)
+
+
+class Killed(BaseException):
+    """What ends a run in the midst of this process, as SIGKILL would end one of its own."""
+
+
+@pytest.fixture
+def at_row(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], object]], None]:
+    """A function `(n, act)` that makes the next runs call `act()` once, before row `n`, from 1, of their metrics."""
+    def arm(n: int, act: Callable[[], object]) -> None:
+        append, rows = workdirs.Rows.append, 0
+
+        def counted(self: workdirs.Rows, row: dict[str, Any]) -> None:
+            nonlocal rows
+            if "split" in row:              # not of timing.jsonl
+                rows += 1
+                if rows == n:
+                    act()
+            append(self, row)
+        monkeypatch.setattr(workdirs.Rows, "append", counted)
+    return arm
+
+
+def kill() -> None:
+    raise Killed
 
 
 @contextlib.contextmanager
-def compilations():
+def compilations() -> Iterator[list[str]]:
     """A list that a name is appended to whenever a program is compiled."""
-    compiled = []
+    compiled: list[str] = []
 
-    def note(event, *_, **__):
+    def note(event: str, *_: Any, **__: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(event)
 
@@ -59,7 +143,7 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(note)
 
 
-def free_port():
+def free_port() -> int:
     """A port of this machine that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -67,6 +151,6 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def command(tmp_path_factory):
+def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
     """`start` with a cache of its own."""
     return partial(start, CNNJAX_CACHE=str(tmp_path_factory.mktemp("cache")))

@@ -30,7 +30,8 @@ def test_contenders_step_in_turn_and_are_closed():
     assert log == ["a", "b", "a", "b", "a closed", "b closed"]
 
 
-def test_a_bench_measures_plain_and_fast_steps():
+def test_a_bench_measures_plain_and_fast_steps(monkeypatch):
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")       # quick to compile: what it measures is not asked
     rows = bench.run("train", ["lenet5"], batch=8, rounds=2)
     assert [row["what"] for row in rows][:2] == ["plain Flax", "cnnjax"]        # PyTorch knows no LeNet-5
     assert len(rows) == 2
@@ -78,6 +79,7 @@ def test_environment_gives_several_devices_threads_to_spare():
 
 def test_data_is_measured_beside_the_step(tmp_path):
     config = get_config()
+    config.model.blocks = (1,)              # little to compile
     rows = {row["what"]: row for row in bench_data.run(config, repeats=2)}
     assert rows["read from the cache"]["images_per_second"] == pytest.approx(
         1797 / rows["read from the cache"]["seconds"])

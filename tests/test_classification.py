@@ -100,10 +100,10 @@ def photographs(tmp_path_factory):
 
 def test_photographs_are_streamed(tmp_path, tiny, photographs):
     config = tiny("data.source=folder", f"data.path={photographs}", "data.streamed=True", "data.image_size=16",
-                  "data.pad=0", "steps=10", "eval_every=5", "data.ten_crop=True")
+                  "data.pad=0", "model.blocks=(1,)", "steps=10", "eval_every=10", "data.ten_crop=True")
     classification.train(config, tmp_path / "run")
     rows = workdirs.read_rows(tmp_path / "run" / workdirs.METRICS)
-    assert [r["examples"] for r in rows if r["split"] == "test"] == [6, 6]
+    assert [r["examples"] for r in rows if r["split"] == "test"] == [6]
     assert classification.evaluate(tmp_path / "run", "test") == pytest.approx(rows[-1])
 
 

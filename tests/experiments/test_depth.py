@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
@@ -12,15 +13,11 @@ from cnnjax.training import workdir as workdirs
 from configs import defaults
 from experiments import collect, depth
 from experiments.depth import Cell
-from tests.conftest import TINY
+from tests import tiny_runs
 
 
 def study(*overrides):
-    config = defaults.depth_study()
-    config.update(configs.load(TINY).copy_and_resolve_references())
-    for override in overrides:
-        configs.set_field(config, *override.split("=", 1))
-    return config
+    return tiny_runs.depth_study("study.depths=(20,56)", *overrides)
 
 
 def result(test_error, train_error=0.1, **more):
@@ -128,22 +125,24 @@ def test_the_paper_is_drawn_at_the_depths_of_the_study_only():
     assert depth.paper(config) == {"plain": [(20, 9.5), (56, 13.5)], "resnet": [(20, 8.75), (56, 6.97)]}
 
 
-def test_a_whole_study(tmp_path, capsys):
-    config = study("study.depths=(20,32)", "steps=10", "diagnostics=True")
-    depth.run(config, tmp_path)
-    shown = capsys.readouterr().out
-    assert f"report: {tmp_path / 'report.html'}" in shown
-    page = (tmp_path / "report.html").read_text()
+def test_a_whole_study(depth_run):
+    page = (depth_run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6
     assert "http" not in page.replace("http-equiv", ""), "the report must be readable offline"
-    for cell in depth.cells(config):
-        rows = workdirs.read_rows(tmp_path / "cells" / cell.folder / workdirs.METRICS)
+    for cell in depth.cells(tiny_runs.depth_study()):
+        rows = workdirs.read_rows(depth_run / "cells" / cell.folder / workdirs.METRICS)
         layers = [r for r in rows if r["split"] == "layers"]
         # blocks=(1, 1, 1) whatever the name: the stem and two convolutions a block
         assert [len(layers[0]["gradient_norm"]), len(layers[0]["response_std"])] == [7, 7]
-    before = page
-    depth.run(config, tmp_path)                 # nothing is trained again, the report is the same
-    assert (tmp_path / "report.html").read_text() == before
+
+
+def test_a_finished_study_is_not_trained_again_and_its_report_is_the_same(tmp_path, capsys, depth_run):
+    shutil.copytree(depth_run, tmp_path / "depth")
+    config = tiny_runs.depth_study()
+    depth.run(config, tmp_path / "depth")
+    assert f"report: {tmp_path / 'depth' / 'report.html'}" in capsys.readouterr().out
+    for name in ("report.html", *(f"cells/{cell.folder}/{workdirs.METRICS}" for cell in depth.cells(config))):
+        assert (tmp_path / "depth" / name).read_bytes() == (depth_run / name).read_bytes()
 
 
 def finished(folder, config, cell, test_error):

@@ -1,7 +1,6 @@
 """The four detectors from pixels to report, by the real code on tiny images."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,18 +18,10 @@ from cnnjax.detection import backbones, common, detect, faster_rcnn
 from cnnjax.errors import UserError
 from configs.ladder import bccd, defaults, scatter, voc2007
 from experiments import ladder
+from tests.conftest import ROOT
+from tests.tiny_runs import TINY_LADDER as TINY
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "tests" / "detection" / "tiny_ladder.py"
 KINDS = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The workdir of a tiny ladder."""
-    workdir = tmp_path_factory.mktemp("ladder")
-    ladder.run(configs.load(TINY), workdir)
-    return workdir
 
 
 @pytest.mark.parametrize("module", [bccd, scatter, voc2007])
@@ -45,33 +36,33 @@ def test_a_mistaken_detector_is_named():
         ladder.run(configs.load(TINY, ["detectors=('yolo',)"]), Path("never"))
 
 
-def test_the_ladder_leaves_a_table_a_figure_and_a_report(finished):
+def test_the_ladder_leaves_a_table_a_figure_and_a_report(ladder_run):
     for kind in KINDS:
-        result = json.loads((finished / "cells" / kind / "result.json").read_text())
+        result = json.loads((ladder_run / "cells" / kind / "result.json").read_text())
         assert 0 <= result["map"] <= 1
         assert result["image_seconds"]["network"] > 0
         assert (result["image_seconds"]["proposals"] > 0) == (kind != "faster_rcnn")
         assert (result["disk_bytes"] > 0) == (kind != "faster_rcnn")
-        assert (finished / "figures" / f"{kind}.png").stat().st_size > 0
-    table = (finished / "table.md").read_text()
+        assert (ladder_run / "figures" / f"{kind}.png").stat().st_size > 0
+    table = (ladder_run / "table.md").read_text()
     for title in ("R-CNN", "SPP-net", "Fast R-CNN", "Faster R-CNN", "selective search", "region proposal network"):
         assert f"| {title} |" in table
-    assert "data:image/png" in (finished / "report.html").read_text()
+    assert "data:image/png" in (ladder_run / "report.html").read_text()
 
 
-def test_a_finished_ladder_is_not_run_again(finished):
-    before = {p: p.stat().st_mtime_ns for p in finished.glob("cells/**/*") if p.is_file()}
-    ladder.run(configs.load(TINY), finished)
-    assert before == {p: p.stat().st_mtime_ns for p in finished.glob("cells/**/*") if p.is_file()}
+def test_a_finished_ladder_is_not_run_again(ladder_run):
+    before = {p: p.stat().st_mtime_ns for p in ladder_run.glob("cells/**/*") if p.is_file()}
+    ladder.run(configs.load(TINY), ladder_run)
+    assert before == {p: p.stat().st_mtime_ns for p in ladder_run.glob("cells/**/*") if p.is_file()}
 
 
-def test_detections_of_files_are_drawn_and_listed(finished, tmp_path):
+def test_detections_of_files_are_drawn_and_listed(ladder_run, tmp_path):
     image = datasets.load(configs.load(TINY).data, 0).test.read(0)
     folder = tmp_path / "images"
     folder.mkdir()
     for name, picture in {"a.png": image, "wide.png": np.tile(image, (1, 3, 1)), "one.png": image[:1, :1]}.items():
         detect.boxes.save(picture, folder / name)
-    rows = detect.run(finished / "cells" / "faster_rcnn", [folder], tmp_path / "out", least_score=0.0)
+    rows = detect.run(ladder_run / "cells" / "faster_rcnn", [folder], tmp_path / "out", least_score=0.0)
     assert [Path(r["file"]).name for r in rows] == ["a.png", "one.png", "wide.png"]
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == rows
     assert (tmp_path / "out" / "wide.png").exists()
@@ -83,10 +74,10 @@ def test_detections_of_files_are_drawn_and_listed(finished, tmp_path):
     with pytest.raises(UserError, match="no trained detector"):
         detect.run(tmp_path, [folder], tmp_path / "out")
     with pytest.raises(UserError, match="no such image or folder"):
-        detect.run(finished / "cells" / "faster_rcnn", [tmp_path / "b.png"], tmp_path / "out")
+        detect.run(ladder_run / "cells" / "faster_rcnn", [tmp_path / "b.png"], tmp_path / "out")
 
 
-def test_pictures_of_anchors_proposals_and_rois(finished):
+def test_pictures_of_anchors_proposals_and_rois(ladder_run):
     config = configs.load(TINY)
     image = np.zeros((64, 64, 3), np.uint8)
     assert detect.anchors_picture(config, image).any()
@@ -95,9 +86,9 @@ def test_pictures_of_anchors_proposals_and_rois(finished):
     assert detect.rois_picture(config, image, (10, 10, 30, 40)).any()
     with pytest.raises(UserError, match="has no area"):
         detect.rois_picture(config, image, (10, 10, 10, 40))
-    assert detect.proposals_picture(config, image, folder=finished / "cells" / "faster_rcnn").shape == (384, 384, 3)
+    assert detect.proposals_picture(config, image, folder=ladder_run / "cells" / "faster_rcnn").shape == (384, 384, 3)
     with pytest.raises(UserError, match="holds a R-CNN"):
-        detect.proposals_picture(config, image, folder=finished / "cells" / "rcnn")
+        detect.proposals_picture(config, image, folder=ladder_run / "cells" / "rcnn")
 
 
 def test_an_image_without_objects_trains_without_box_losses():
@@ -119,25 +110,23 @@ def test_an_image_without_objects_trains_without_box_losses():
 
 # Last run 2026-11-24: passed, 10 minutes on two cores with other work beside.
 @pytest.mark.slow
-def test_killed_runs_go_on_to_the_same_result(finished, tmp_path):
+def test_killed_runs_go_on_to_the_same_result(ladder_run, tmp_path):
     command = [sys.executable, "-c", "import sys; from pathlib import Path; from cnnjax import config; "
                "from experiments import ladder; ladder.run(config.load(sys.argv[1]), Path(sys.argv[2]))",
                str(TINY), str(tmp_path)]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-                   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
     for kind in KINDS:                  # killed once in the training of each, at its first checkpoint or soon after
-        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        process = subprocess.Popen(command, cwd=ROOT)
         while process.poll() is None and not list((tmp_path / "cells").glob(f"{kind}/**/checkpoints/step_*")):
             time.sleep(0.02)
         process.kill()
         assert process.wait() == -signal.SIGKILL
         assert not (tmp_path / "cells" / kind / "detector.json").exists()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    subprocess.run(command, cwd=ROOT, check=True)
     for kind in KINDS:
-        there, here = (backbones.flat(common.load(w / "cells" / kind)[3]) for w in (finished, tmp_path))
+        there, here = (backbones.flat(common.load(w / "cells" / kind)[3]) for w in (ladder_run, tmp_path))
         for name, array in there.items():
             np.testing.assert_array_equal(here[name], array, err_msg=f"{kind} {name}")
-    rows = [{f.relative_to(w): f.read_text() for f in w.glob("cells/**/metrics.jsonl")} for w in (finished, tmp_path)]
+    rows = [{f.relative_to(w): f.read_text() for f in w.glob("cells/**/metrics.jsonl")} for w in (ladder_run, tmp_path)]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 5            # of the pre-training too
 

@@ -1,22 +1,19 @@
 """`cnnjax look` on a run: pictures of its test images or of a file, and what it refuses."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import classification
-from cnnjax import config as configs
 from cnnjax.errors import UserError
 from experiments import look, why_depth
-from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of five steps."""
-    workdir = tmp_path_factory.mktemp("look") / "run"
-    classification.train(configs.load(TINY, ["steps=5", "schedule.boundaries=()", "eval_every=5"]), workdir)
-    return workdir
+def run(tmp_path_factory, classifier_run):
+    """A run of this module's own, to draw in."""
+    return shutil.copytree(classifier_run, tmp_path_factory.mktemp("look") / "run")
 
 
 def test_pictures_of_a_run_and_of_a_file(run, tmp_path):

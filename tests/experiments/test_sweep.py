@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from ml_collections import ConfigDict
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
@@ -19,23 +19,12 @@ from cnnjax.errors import UserError
 from cnnjax.training import workdir as workdirs
 from configs import defaults
 from experiments import sweep
-from tests.conftest import ROOT, TINY
+from tests import tiny_runs
+from tests.conftest import ROOT, Killed, kill
 
 RATES = {"optimizer.learning_rate": FloatDistribution(1e-3, 0.1, log=True)}
 GRID = {"optimizer.learning_rate": CategoricalDistribution((0.01, 0.1)),
         "optimizer.momentum": FloatDistribution(0.5, 0.9, step=0.4)}
-
-
-def tiny_sweep(*overrides):
-    config = configs.load(TINY)
-    config.sweep = ConfigDict(defaults.sweep().sweep)
-    config.data.validation = 60
-    config.steps = config.eval_every = 10
-    config.model.blocks = (1,)              # little to compile
-    for override in overrides:
-        configs.set_field(config, *override.split("=", 1))
-    configs.check(config, defaults.sweep())
-    return config
 
 
 # The space
@@ -63,7 +52,7 @@ def test_a_grid_is_every_combination_once():
 ])
 def test_a_sweep_without_sense_is_refused(overrides, space, message):
     with pytest.raises(UserError) as error:
-        sweep.check(tiny_sweep(*overrides), space)
+        sweep.check(tiny_runs.sweep(*overrides), space)
     assert message in str(error.value)
 
 
@@ -137,9 +126,30 @@ def test_a_worker_that_was_given_up_notices(queued, monkeypatch):
 
 # Whole sweeps
 
-def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path):
-    config, workdir = tiny_sweep("sweep.sampler=grid", "steps=40", "log_every=1"), tmp_path / "sweep"
-    space = {"optimizer.learning_rate": CategoricalDistribution((0.01, 0.1))}
+def assert_same_trials(workdir, undisturbed):
+    """Every trial is complete, once, and left the rows of the sweep that nothing disturbed, byte for byte."""
+    ours, theirs = sweep.read_trials(workdir), sweep.read_trials(undisturbed)
+    assert [(t["number"], t["state"], t["steps"]) for t in ours] == [(0, "complete", 40), (1, "complete", 40)]
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("params", "value", "intermediate"):
+            assert a[name] == b[name]
+        metrics = Path("trials", f"{a['number']:04d}", workdirs.METRICS)
+        assert (workdir / metrics).read_bytes() == (undisturbed / metrics).read_bytes()
+
+
+def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_run, at_row):
+    config, space = tiny_runs.grid_sweep()
+    at_row(12, kill)                        # in the first trial
+    with pytest.raises(Killed):
+        sweep.run(config, space, tmp_path / "sweep")
+    assert not list(tmp_path.glob("sweep/trials/*/result.json"))
+    sweep.run(config, space, tmp_path / "sweep")
+    assert_same_trials(tmp_path / "sweep", sweep_run)
+
+
+@pytest.mark.slow
+def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run):
+    (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
     sweep.check(config, space)
     with sweep._prepared(config, workdir):
         study = sweep.open_study(workdir, config, None)
@@ -153,10 +163,14 @@ def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path):
         time.sleep(0.005)
     worker.kill()
     assert worker.wait() == -9, "the worker ended before it was killed"
-
     sweep.run(config, space, workdir)
+    assert_same_trials(workdir, sweep_run)
+
+
+def test_a_finished_sweep_tells_the_best_and_is_not_run_again(tmp_path, sweep_run):
+    (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
+    shutil.copytree(sweep_run, workdir)
     trials = sweep.read_trials(workdir)
-    assert [(t["number"], t["state"], t["steps"]) for t in trials] == [(0, "complete", 40), (1, "complete", 40)]
     assert [t["params"]["optimizer.learning_rate"] for t in trials] == [0.01, 0.1]
     for t in trials:
         folder = workdir / "trials" / f"{t['number']:04d}"
@@ -177,7 +191,7 @@ def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path):
         sweep.launch_slurm(workdir, 2, None, {"cluster": "debug"})
     assert (workdir / "trials.json").read_bytes() == before
     with pytest.raises(UserError, match=r"another config \(optimizer.momentum"):
-        sweep.run(tiny_sweep("sweep.sampler=grid", "steps=40", "log_every=1", "optimizer.momentum=0.5"), space, workdir)
+        sweep.run(tiny_runs.grid_sweep("optimizer.momentum=0.5")[0], space, workdir)
     with pytest.raises(UserError, match="another space"):
         sweep.run(config, GRID, workdir)
 
@@ -185,7 +199,7 @@ def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path):
 def test_weak_trials_are_pruned_and_divergence_is_told(tmp_path):
     """The rates of a grid from good to absurd: asynchronous halving stops what is worse than the first, and the last
     one's loss is no number."""
-    config = tiny_sweep("sweep.sampler=grid", "sweep.pruner=asha", "steps=20", "eval_every=5")
+    config = tiny_runs.sweep("sweep.sampler=grid", "sweep.pruner=asha", "steps=20", "eval_every=5")
     space = {"optimizer.learning_rate": CategoricalDistribution((0.05, 0.06, 1e-9, 1e-9, 1e30))}
     sweep.run(config, space, tmp_path / "sweep")
     trials = sweep.read_trials(tmp_path / "sweep")
@@ -204,7 +218,7 @@ def test_equal_cost_cuts_where_the_cheapest_ended(tmp_path):
     for name, steps in (("dear", [20, 20, 20]), ("cheap", [20, 10, 10])):
         folder = tmp_path / name
         folder.mkdir()
-        workdirs.write(folder / "config.json", configs.dump(tiny_sweep()))
+        workdirs.write(folder / "config.json", configs.dump(tiny_runs.sweep()))
         trials = [{"number": i, "state": "complete" if s == 20 else "pruned", "value": 0.3 - 0.1 * i, "last": 0.3,
                    "test_error": 0.5, "params": {}, "steps": s} for i, s in enumerate(steps)]
         workdirs.write(folder / "trials.json", json.dumps({"trials": trials, "importance": {}}))

@@ -7,7 +7,6 @@ import random
 import subprocess
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,13 @@ import numpy as np
 
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import Checkpoints, checksum
-from tests import conftest
-from tests.conftest import ROOT, TINY
+from tests.conftest import TINY, start
 
 DEPTH = "tests/faults/tiny_depth.py"
 FASTER = "tests/faults/tiny_faster.py"
 
 TIMES = ("seconds", "images_per_second", "image_seconds", "proposal_seconds", "resumed")
 """What a result says of the machine, not of the run."""
-
-
-start = partial(conftest.start, JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "xla"))
-"""Starts a command with the compiled programs of earlier tests."""
 
 
 def train(workdir: Path, *overrides: str, config: str | Path = TINY, verb: str = "train") -> tuple[Any, ...]:

@@ -28,19 +28,11 @@ def config_of(*overrides):
     return configs.load(TINY, overrides)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An undisturbed run."""
-    workdir = tmp_path_factory.mktemp("whole") / "run"
-    classification.train(config_of(), workdir)
-    return workdir
-
-
 @pytest.fixture
-def half(tmp_path, whole):
+def half(tmp_path, classifier_run):
     """A run of the same config that came to step 20, without the end: checkpoints of steps 15 and 20 and no result."""
     workdir = tmp_path / "run"
-    shutil.copytree(whole, workdir)
+    shutil.copytree(classifier_run, workdir)
     (workdir / "result.json").unlink()
     assert checkpoints(workdir) == ["step_15", "step_20"]
     return workdir
@@ -97,24 +89,24 @@ QUICK = ("cut in half", "a hundred bits flipped", "unfinished")
 
 # All of them were last run on 2026-11-24: passed.
 @pytest.mark.parametrize("damage", [pytest.param(d, marks=() if d in QUICK else pytest.mark.slow) for d in DAMAGES])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(half, whole, damage):
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(half, classifier_run, damage):
     DAMAGES[damage](half / "checkpoints" / "step_20")
     classification.train(config_of(), half)
-    harness.assert_same(whole, half)
+    harness.assert_same(classifier_run, half)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
-def test_a_flipped_bit_of_a_checkpoint_changes_nothing(half, whole, seed):
+def test_a_flipped_bit_of_a_checkpoint_changes_nothing(half, classifier_run, seed):
     """Wherever it is: in the arrays it is found by the checksum, elsewhere it makes the checkpoint unreadable, or is
     in what nobody reads."""
     rng = random.Random(seed)
     flip_bit(rng.choice(parts(half / "checkpoints" / "step_20")), rng)
     classification.train(config_of(), half)
-    harness.assert_same(whole, half)
+    harness.assert_same(classifier_run, half)
 
 
-def test_when_no_checkpoint_is_whole_the_run_says_so_and_keeps_its_rows(half):
+def test_when_no_checkpoint_is_classifier_run_the_run_says_so_and_keeps_its_rows(half):
     for name in checkpoints(half):
         empty(half / "checkpoints" / name)
     before = (half / workdirs.METRICS).read_bytes()
@@ -123,7 +115,7 @@ def test_when_no_checkpoint_is_whole_the_run_says_so_and_keeps_its_rows(half):
     assert (half / workdirs.METRICS).read_bytes() == before
 
 
-def test_rows_cut_off_and_files_of_another_time(half, whole):
+def test_rows_cut_off_and_files_of_another_time(half, classifier_run):
     """The last row half written, and every file from a clock that was set far back or forth."""
     shutil.rmtree(half / "checkpoints" / "step_20")
     with (half / workdirs.METRICS).open("ab") as file:
@@ -131,14 +123,14 @@ def test_rows_cut_off_and_files_of_another_time(half, whole):
     for i, file in enumerate(half.glob("**/*")):
         os.utime(file, (0, 0) if i % 2 else (2**32, 2**32))
     classification.train(config_of(), half)
-    harness.assert_same(whole, half)
+    harness.assert_same(classifier_run, half)
 
 
-def test_a_clock_that_goes_back_while_training(tmp_path, whole, monkeypatch):
+def test_a_clock_that_goes_back_while_training(tmp_path, classifier_run, monkeypatch):
     began = time.time()
     monkeypatch.setattr(time, "time", lambda: 2 * began - time.monotonic() - began)
     classification.train(config_of(), tmp_path / "run")
-    harness.assert_same(whole, tmp_path / "run")
+    harness.assert_same(classifier_run, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("name", "text"), [("config.json", "{"), ("config.json", ""), ("config.json", "[]"),
@@ -154,7 +146,7 @@ def test_a_file_of_the_workdir_that_is_garbage_is_named(half, name, text):
 
 # Data
 
-def test_a_nan_among_the_data_stops_the_run_which_goes_on_without_it(tmp_path, whole, monkeypatch):
+def test_a_nan_among_the_data_stops_the_run_which_goes_on_without_it(tmp_path, classifier_run, monkeypatch):
     """The pixels of step 12 are no numbers: nothing of that is kept."""
     take_function = classification.take_function
 
@@ -172,7 +164,7 @@ def test_a_nan_among_the_data_stops_the_run_which_goes_on_without_it(tmp_path, w
             classification.train(config_of(), tmp_path / "run")
     assert checkpoints(tmp_path / "run") == ["step_10", "step_5"]
     classification.train(config_of(), tmp_path / "run")
-    harness.assert_same(whole, tmp_path / "run")
+    harness.assert_same(classifier_run, tmp_path / "run")
 
 
 # Processes

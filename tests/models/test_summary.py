@@ -1,5 +1,6 @@
 """Tables read from the networks themselves, against the papers' and against golden counts."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import pytest
 
 from cnnjax.models import names
 from cnnjax.models.layers import conv
-from cnnjax.models.summary import summarise, summarise_module
+from cnnjax.models.summary import summarise as fresh_summary
+from cnnjax.models.summary import summarise_module
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_counts.json").read_text())
 
 
-@pytest.mark.parametrize("name", names())
+summarise = functools.cache(fresh_summary)       # a network is traced once for all tests
+DEEP = ("plain110", "resnet101", "resnet110", "resnet152")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in DEEP else []) for n in names()])
 def test_golden_counts_of_every_network(name):
     assert name in GOLDEN, f"{name} has no golden counts: run scripts/make_golden_counts.py and check its figures"
     summary = summarise(name)

@@ -152,8 +152,8 @@ def test_a_residual_network_steps_as_with_plain_convolutions(monkeypatch, device
                              capture_output=True)
         assert "1 passed" in run.stdout, run.stdout
         return
-    module = ResNet(10, (1, 1, 1), 8, bn_axis_name="data")
-    x, labels = draw(devices, 8, 16, 16, 3), jnp.arange(devices * 8).reshape(devices, 8) % 10
+    module = ResNet(10, (1, 1), 8, bn_axis_name="data")
+    x, labels = draw(devices, 8, 8, 8, 3), jnp.arange(devices * 8).reshape(devices, 8) % 10
     variables = module.init(jax.random.key(0), x[0])
 
     def step(params, stats, x, labels):
