@@ -120,7 +120,7 @@ def findings(layers: Mapping[str, Sequence[Mapping[str, Any]]],
                      f"{100 * why.valley(measured[name]['surface']):.0f} % of the square of directions",
                      f"error {100 * removal['whole']:.1f} % whole, {100 * np.median(removal['error']):.1f} % (median) "
                      f"and at most {100 * max(removal['error']):.1f} % with one block removed",
-                     f"gradient correlation at the image {correlation['untrained'][0]:.2f} untrained, "
-                     f"{correlation['trained'][0]:.2f} trained"]
+                     f"gradient correlation at the image {correlation['untrained'][0]:z.2f} untrained, "
+                     f"{correlation['trained'][0]:z.2f} trained"]
         sentences.append(f"{name}: {'; '.join(said)}.")
     return sentences

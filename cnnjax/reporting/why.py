@@ -55,15 +55,15 @@ def surface_figure(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> Non
     figure = Figure(figsize=(4.8 * len(surfaces) + 0.8, 8), layout="constrained")
     flat = []
     for i, (name, z) in enumerate(heights.items(), 1):
-        steps, z = np.array(surfaces[name]["steps"]), np.where(np.isfinite(z), z, high)
-        middle = float(10 ** z[len(z) // 2, len(z) // 2])
+        steps, middle = np.array(surfaces[name]["steps"]), 10 ** z[len(z) // 2, len(z) // 2]
+        most = f"up to {10 ** z.max():.2f}" if np.isfinite(z).all() else "not finite everywhere"
+        z = np.where(np.isfinite(z), z, high)
         a, b = np.meshgrid(steps, steps)
         axis = figure.add_subplot(2, len(surfaces), i, projection="3d")
         axis.plot_surface(a, b, z, cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1, linewidth=0)
         axis.set_zlim(low, high)
         axis.set_zticks(*_log_ticks(low, high))
-        axis.set_title(f"{name}: loss {middle:.2g} where training ended,\n"
-                       f"under twice that on {100 * valley(surfaces[name]):.0f} % of the square")
+        axis.set_title(f"{name}: loss {middle:.2f} where training ended,\n{most} around it")
         axis = figure.add_subplot(2, len(surfaces), len(surfaces) + i)
         drawn = axis.contourf(a, b, z, levels=levels, cmap="viridis", extend="both")
         axis.contour(a, b, z, levels=levels, colors="white", linewidths=0.4)
@@ -71,6 +71,8 @@ def surface_figure(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> Non
         axis.set_xlabel("first random direction")
         axis.set_ylabel("second random direction" if i == 1 else "")
         axis.set_aspect("equal")
+        axis.set_xticks([steps[0], 0, steps[-1]])
+        axis.set_yticks([steps[0], 0, steps[-1]])
         flat.append(axis)
     bar = figure.colorbar(drawn, ax=flat, label="loss (log scale)", shrink=0.8)
     places, labels = _log_ticks(low, high)
@@ -124,7 +126,7 @@ def correlation_figure(correlations: Mapping[str, Mapping[str, Sequence[float]]]
         for i, (name, of) in enumerate(correlations.items()):
             values = of[moment]
             axis.plot(range(len(values)), values, ".-", color=COLOURS[i % len(COLOURS)],
-                      label=f"{name}: {values[0]:.2f} at the image")
+                      label=f"{name}: {values[0]:z.2f} at the image")
         axis.set_title(moment)
         axis.set_xlabel("block's output (0: the image)")
         axis.axhline(0, color="grey", linewidth=0.8)

@@ -23,12 +23,12 @@ def test_findings_are_the_measured_numbers():
     measured = {"plain56": {
         "surface": {"steps": [-1, 0, 1], "loss": [[9.0, 1.5, None], [1.0, 1.0, 3.0], [4.0, 5.0, 6.0]], "images": 5},
         "removal": {"block": ["a", "b", "c"], "error": [0.2, 0.3, 0.9], "whole": 0.1, "images": 5},
-        "correlation": {"untrained": [0.01, 1.0], "trained": [0.7, 1.0]}}}
+        "correlation": {"untrained": [-0.001, 1.0], "trained": [0.7, 1.0]}}}
     (sentence,) = why_depth.findings(layers, measured)
     assert sentence == (
         "plain56: gradient norm at step 10 0.001 in the first third of the layers and 2 in the last, response 0.4 "
         "(medians); loss under twice that of the trained network on 33 % of the square of directions; error 10.0 % "
-        "whole, 30.0 % (median) and at most 90.0 % with one block removed; gradient correlation at the image 0.01 "
+        "whole, 30.0 % (median) and at most 90.0 % with one block removed; gradient correlation at the image 0.00 "
         "untrained, 0.70 trained.")
 
 
