@@ -46,9 +46,9 @@ def loss_surface(module: nn.Module, variables: Mapping[str, Any], inputs: Any, l
 
 
 def surface_images(dataset: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """The training images that a loss surface is measured on, normalised, and their labels: at most a tenth of them,
-    which keeps the embedded study short."""
-    return _some(dataset.train, dataset, min(SURFACE_IMAGES, max(1, len(dataset.train.labels) // 10)))
+    """The training images that a loss surface is measured on, normalised, and their labels: at most a twentieth of
+    them, which keeps the embedded study short."""
+    return _some(dataset.train, dataset, min(SURFACE_IMAGES, max(1, len(dataset.train.labels) // 20)))
 
 
 def _some(split: datasets.ImageSet, dataset: datasets.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
