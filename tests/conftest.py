@@ -85,10 +85,15 @@ def ladder_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def devices_of_cpu(count: int, *flags: str) -> dict[str, str]:
-    """The environment of a process that is to have so many virtual CPU devices; XLA's flags join those that are set."""
-    given = os.environ.get("XLA_FLAGS", "")
-    return {**os.environ, "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": " ".join([given, f"--xla_force_host_platform_device_count={count}", *flags]).strip()}
+    """The environment of a process that is to have so many virtual CPU devices.
+
+    XLA's flags that are set stay, and of `flags` those join that are not; the number of devices alone is the test's.
+    """
+    count_flag = "--xla_force_host_platform_device_count"
+    given = {flag.split("=")[0]: flag for flag in os.environ.get("XLA_FLAGS", "").split()}
+    ours = {flag.split("=")[0]: flag for flag in flags}
+    merged = {**ours, **given, count_flag: f"{count_flag}={count}"}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(merged.values())}
 
 
 def start(*arguments: Any, devices: int = 1, before: Callable[[], object] | None = None,

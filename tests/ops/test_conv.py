@@ -15,6 +15,7 @@ from cnnjax import launch
 from cnnjax.models.layers import conv
 from cnnjax.models.resnet import ResNet
 from cnnjax.ops.conv import conv_general_dilated
+from tests.conftest import devices_of_cpu
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -148,8 +149,8 @@ def test_a_residual_network_steps_as_with_plain_convolutions(monkeypatch, device
     """Loss, gradients and batch statistics of a whole network with synchronised batch norm, on one device and two."""
     if jax.local_device_count() < devices:                          # this very test in a process that has them
         test = f"{__file__}::{test_a_residual_network_steps_as_with_plain_convolutions.__name__}[{devices}]"
-        run = subprocess.run([sys.executable, "-m", "pytest", test], env=launch.environment(devices), text=True,
-                             capture_output=True)
+        environment = launch.environment(devices, devices_of_cpu(devices))
+        run = subprocess.run([sys.executable, "-m", "pytest", test], env=environment, text=True, capture_output=True)
         assert "1 passed" in run.stdout, run.stdout
         return
     module = ResNet(10, (1, 1), 8, bn_axis_name="data")
