@@ -106,7 +106,7 @@ def test_a_flipped_bit_of_a_checkpoint_changes_nothing(half, classifier_run, see
     harness.assert_same(classifier_run, half)
 
 
-def test_when_no_checkpoint_is_classifier_run_the_run_says_so_and_keeps_its_rows(half):
+def test_when_no_checkpoint_is_whole_the_run_says_so_and_keeps_its_rows(half):
     for name in checkpoints(half):
         empty(half / "checkpoints" / name)
     before = (half / workdirs.METRICS).read_bytes()
