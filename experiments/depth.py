@@ -62,9 +62,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
                 classification.train_population(population_config(config, group),
                                                 workdir / "populations" / group[0].network, folders, dataset=dataset,
                                                 probe=probe)
+        if config.diagnostics:
+            measure(config, workdir)
         if distributed.is_writer():
-            if config.diagnostics:
-                measure(config, workdir)
             report(workdir)
 
 
@@ -197,7 +197,11 @@ def why_cells(found: Sequence[Cell]) -> list[Cell]:
 
 
 def measure(config: ConfigDict, workdir: Path) -> None:
-    """Measures why depth hurts on the checkpoints of `why_cells`, where that is not done yet."""
+    """Measures why depth hurts on the checkpoints of `why_cells`, where that is not done yet.
+
+    All processes of a study call it and measure the same, since a checkpoint is read by all of them together, and one
+    that had ended would be missed by the others.
+    """
     for cell in why_cells(list(cells(config))):
         if not why_depth.read(workdir, [cell.folder]):
             folder = workdir / "cells" / cell.folder
@@ -205,8 +209,9 @@ def measure(config: ConfigDict, workdir: Path) -> None:
             dataset = datasets.load(config.data, cell.seed)
             module, state, _ = classification.restore(folder, own, dataset)
             params = state.params if state.ema is None else state.ema
-            why_depth.write(workdir, cell.folder, why_depth.measure(
-                module, {"params": params, **state.model_state}, dataset))
+            measured = why_depth.measure(module, {"params": params, **state.model_state}, dataset)
+            if distributed.is_writer():
+                why_depth.write(workdir, cell.folder, measured)
 
 
 def foreign(config: ConfigDict, workdir: Path, found: Sequence[Cell]) -> list[str]:

@@ -105,6 +105,20 @@ def test_two_processes_make_the_depth_study_of_one(tmp_path, command, devices):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+# Last run on 2026-11-25: passed.
+@pytest.mark.slow
+def test_two_processes_measure_why_depth_hurts_and_both_end(tmp_path, command):
+    """All take part in reading a checkpoint: one that had ended would abort the others."""
+    address = ("--coordinator", f"localhost:{free_port()}", "--processes", "2")
+    settings = ("study.kinds=('resnet',)", "study.depths=(20,)", "steps=10", "diagnostics=True")
+    overrides = [f"--config.{setting}" for setting in settings]
+    statuses, errors = finish([command("depth", "--config", "tests/faults/tiny_depth.py", "--workdir", tmp_path,
+                                       *address, "--process", str(i), *overrides) for i in range(2)])
+    assert statuses == [0, 0], errors
+    assert (tmp_path / "why" / "resnet20-seed0.json").is_file()
+    assert "Why depth hurts" in (tmp_path / "report.html").read_text()
+
+
 @pytest.mark.slow               # four starts and half a minute without heartbeats; last run on 2026-11-24
 @pytest.mark.parametrize("victim", [1, 0])
 def test_a_killed_process_ends_the_other_and_both_go_on(tmp_path, start, victim):
