@@ -31,7 +31,7 @@ for name, value in XLA_CACHE.items():       # for this process, which has import
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose tests take a shared run go first: they are the longest, and pytest-xdist takes files in order."""
-    long = {item.path for item in items if SHARED.intersection(getattr(item, "fixturenames", ()))}
+    long = {item.path for item in items if not SHARED.keys().isdisjoint(getattr(item, "fixturenames", ()))}
     items.sort(key=lambda item: item.path not in long)
 
 
@@ -42,9 +42,6 @@ def tiny() -> Callable[..., ConfigDict]:
 
 
 # Finished runs, one of each kind. They are to be read only: a test that writes into one copies it first.
-
-SHARED = {"classifier_run", "depth_run", "sweep_run", "ladder_run"}
-
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
     """A folder that `make(folder)` fills once for the session, whichever of pytest-xdist's workers needs it first."""
@@ -60,28 +57,24 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
-@pytest.fixture(scope="session")
-def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished run of the tiny config."""
-    return made_once(tmp_path_factory, "classifier", tiny_runs.train_classifier)
+# The workdirs of the finished runs, by fixture.
+SHARED: dict[str, Callable[[Path], Any]] = {
+    "classifier_run": tiny_runs.train_classifier,
+    "depth_run": tiny_runs.run_depth_study,
+    "sweep_run": tiny_runs.run_sweep,
+    "ladder_run": tiny_runs.run_ladder,
+}
 
 
-@pytest.fixture(scope="session")
-def depth_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished depth study, `tiny_runs.depth_study()`."""
-    return made_once(tmp_path_factory, "depth", tiny_runs.run_depth_study)
+def shared_run(name: str) -> Any:
+    """The fixture `name`: the workdir that `SHARED[name]` fills once for the session."""
+    @pytest.fixture(scope="session", name=name)
+    def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return made_once(tmp_path_factory, name.removesuffix("_run"), SHARED[name])
+    return run
 
 
-@pytest.fixture(scope="session")
-def sweep_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished sweep, `tiny_runs.grid_sweep()`."""
-    return made_once(tmp_path_factory, "sweep", tiny_runs.run_sweep)
-
-
-@pytest.fixture(scope="session")
-def ladder_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workdir of a finished ladder of four detectors, `tests/detection/tiny_ladder.py`."""
-    return made_once(tmp_path_factory, "ladder", tiny_runs.run_ladder)
+classifier_run, depth_run, sweep_run, ladder_run = map(shared_run, SHARED)
 
 
 def devices_of_cpu(count: int, *flags: str) -> dict[str, str]:

@@ -56,12 +56,14 @@ def grid_sweep(*overrides: str) -> tuple[ConfigDict, dict[str, Any]]:
 
 
 def train_classifier(workdir: Path) -> None:
+    """Finishes a run of `classifier()`."""
     from cnnjax import classification
     classification.train(classifier(), workdir)
 
 
 def run_depth_study(workdir: Path) -> None:
-    """With eight images for each figure of trained networks, in programs that are quick to compile."""
+    """Finishes `depth_study()`, with eight images for each figure of trained networks, in programs that are quick to
+    compile."""
     from experiments import depth, why_depth
     counts = dict.fromkeys(("SURFACE_IMAGES", "REMOVAL_IMAGES", "CORRELATION_IMAGES"), 8)
     before = jax.config.read("jax_disable_most_optimizations")
@@ -74,10 +76,12 @@ def run_depth_study(workdir: Path) -> None:
 
 
 def run_sweep(workdir: Path) -> None:
+    """Finishes `grid_sweep()`."""
     from experiments import sweep
     sweep.run(*grid_sweep(), workdir)
 
 
 def run_ladder(workdir: Path) -> None:
+    """Finishes the ladder of four detectors of `tests/detection/tiny_ladder.py`."""
     from experiments import ladder
     ladder.run(configs.load(TINY_LADDER), workdir)
