@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax.config import user_path
 from cnnjax.data.sets import ImageSet, Splits
 from cnnjax.errors import DISK, UserError
 
@@ -29,7 +30,7 @@ Build = Callable[[Path], tuple[dict[str, np.ndarray], tuple[str, ...], list[str]
 
 def root(cache: str) -> Path:
     """The folder that `data.cache` names, by default $CNNJAX_CACHE or ~/.cache/cnnjax."""
-    return Path(cache or os.environ.get("CNNJAX_CACHE") or "~/.cache/cnnjax").expanduser()
+    return user_path(cache or os.environ.get("CNNJAX_CACHE") or "~/.cache/cnnjax")
 
 
 def digest(content: Any) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cnnjax.config import nearest
+from cnnjax.config import nearest, user_path
 from cnnjax.data.detection import DetectionSet, Entry, Faults, assemble
 from cnnjax.errors import UserError
 
@@ -15,7 +15,7 @@ def read(path: str, train_split: str, test_split: str, classes: tuple[str, ...],
 
     A box is `[x, y, width, height]`, already continuous; `iscrowd` makes an object difficult. Raises UserError.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     found: dict[str, dict[str, Any]] = {split: _parse(root, split) for split in {train_split, test_split}}
     known: dict[int, str] = {c["id"]: c["name"] for c in found[train_split]["categories"]}
     names = tuple(classes) or tuple(known[i] for i in sorted(known))

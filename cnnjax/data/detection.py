@@ -115,11 +115,9 @@ def load(config: Any, seed: int) -> DetectionData:
 # Images
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
-    """A JPEG or PNG file as uint8 (H, W, 3), turned as its EXIF tag says if `upright`. Raises UserError."""
-    if upright:
-        return decode.decode(decode.read_file(path), str(path))
-    with Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
+    """An image file as uint8 (H, W, 3), turned as its orientation says if `upright`. Raises UserError."""
+    name = str(path)
+    return np.asarray(decode.to_rgb(decode.open_header(decode.read_file(path), name), name, upright))
 
 
 def probe(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -282,7 +280,7 @@ class Batches:
         groups = [np.flatnonzero(self.canvas_of == c) for c in range(len(self.canvases))]
         self.groups = [group for group in groups if len(group)]
         self.steps_per_epoch = [-(-len(group) // batch_size) for group in self.groups]      # of each group
-        self.steps_per_canvas: int = steps_per_canvas
+        self.steps_per_canvas = steps_per_canvas
         self._cache: dict[int, np.ndarray] = {}
         self._room = self.cache_bytes
 

@@ -1,6 +1,5 @@
-"""Folders and text files as people leave them: names of splits, hidden files, broken links, byte order marks."""
+"""Folders as people leave them: names of splits, hidden files, broken links."""
 
-import codecs
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,19 +9,10 @@ _SPLITS = {"train": "train", "training": "train",
            "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "evaluation": "val",
            "test": "test", "testing": "test"}
 
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""The encodings that a byte order mark tells; UTF-32's first, since its mark begins with that of UTF-16."""
-
 
 def split_of(name: str) -> str | None:
     """"train", "val" or "test" for a folder or list of that name in any case of letters, or of a synonym of it."""
     return _SPLITS.get(name.casefold())
-
-
-def same_split(a: str, b: str) -> bool:
-    """Whether two names are those of one split: equal but for case, or synonyms."""
-    return a.casefold() == b.casefold() or (split_of(a) is not None and split_of(a) == split_of(b))
 
 
 def hidden(name: str) -> bool:
@@ -65,10 +55,3 @@ def walk(base: Path, below: Iterable[str] = ("",)) -> Tree:
     for names in tree:
         names.sort()
     return tree
-
-
-def read_text(file: Path) -> str:
-    """A text file in UTF-8, or in UTF-16 or UTF-32 where a byte order mark says so. Raises OSError and ValueError."""
-    data = file.read_bytes()
-    encoding = next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "utf-8")
-    return data.decode(encoding)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.config import user_path
 from cnnjax.data import cache, decode, files
 from cnnjax.data.sets import Splits, check_classes
 from cnnjax.errors import UserError
@@ -51,7 +52,7 @@ def tar(config: ConfigDict) -> Splits:
 
     Raises `UserError` for a missing, cut-off or broken tar, and for members that are links or lie outside it.
     """
-    file = Path(config.path).expanduser()
+    file = user_path(config.path)
     if not config.path or not file.is_file():
         raise UserError(f"data.path: no tar file {config.path!r}")
     with file.open("rb") as stream:
@@ -80,7 +81,7 @@ def list_folder(path: str) -> tuple[Path, Listing]:
     Raises `UserError` for a missing folder or split, a class without an image, fewer than two classes, and splits whose
     classes differ.
     """
-    base = Path(path).expanduser()
+    base = user_path(path)
     if not path or not base.is_dir():
         raise UserError(f"data.path: no folder {path!r}")
     tops = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(base))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.config import user_path
 from cnnjax.data import decode
 from cnnjax.data.sets import ImageSet, Splits, check_classes
 from cnnjax.errors import UserError
@@ -20,7 +21,7 @@ def idx(config: ConfigDict) -> Splits:
 
     Raises `UserError` for a missing file, a wrong magic number or size, or labels that do not match the images.
     """
-    folder = Path(config.path).expanduser()
+    folder = user_path(config.path)
     if not config.path or not folder.is_dir():
         raise UserError(f"data.path: no folder {config.path!r}; the source idx needs the folder with "
                         "train-images-idx3-ubyte and its three companions")

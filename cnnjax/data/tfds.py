@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.config import user_path
 from cnnjax.data import cache, decode
 from cnnjax.data.sets import Splits, check_classes
 from cnnjax.errors import UserError, one_line
@@ -22,7 +23,7 @@ def names() -> list[str]:
 
 def data_dir(path: str) -> Path:
     """Where data sets are prepared: `path`, by default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-    return Path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return user_path(path or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def is_known(name: str, path: str) -> bool:

@@ -9,7 +9,7 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
-from cnnjax.config import nearest
+from cnnjax.config import nearest, user_path
 from cnnjax.data.detection import DetectionSet, Entry, Faults, Objects, assemble, usable_box
 from cnnjax.errors import UserError, one_line
 
@@ -26,7 +26,7 @@ def read(path: str, train_split: str, test_split: str, classes: tuple[str, ...],
     one pixel. Objects of classes that are not among the given ones are left out. Raises UserError for what is missing,
     and as `faults` decides.
     """
-    root = Path(path).expanduser()
+    root = user_path(path)
     if not root.is_dir():
         raise UserError(f"data.path {path}: no such folder; expected one with JPEGImages, Annotations, ImageSets/Main")
     splits = {split: _identifiers(root, split) for split in (train_split, test_split)}
