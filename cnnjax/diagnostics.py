@@ -11,10 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnjax.models.layers import BatchNorm
 from cnnjax.models.resnet import Block, subsample_and_pad
+from cnnjax.training import step as steps
 from cnnjax.training.checkpoints import leaves
 from cnnjax.training.state import State
 
@@ -64,13 +64,11 @@ def mean_loss_and_error(module: nn.Module, inputs: Any, labels: Any) -> Callable
     `inputs` `(N, H, W, C)` are normalised, and computed in batches that are shared out to all devices. `keep`, a bool
     for each of `block_names`, replaces the others by their shortcuts as `block_removal` says.
     """
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
-    each, everywhere = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    count, batch = len(labels), IMAGES_AT_ONCE * len(jax.local_devices())
+    count, batch = len(labels), IMAGES_AT_ONCE * jax.local_device_count()
     missing = -count % batch                                # the last batch is filled with images of no label
     images = np.concatenate([inputs, np.zeros((missing, *np.shape(inputs)[1:]), np.float32)])
     answers = np.concatenate([labels, np.full(missing, -1)])
-    batches = [jax.device_put((images[i:i + batch], answers[i:i + batch]), each) for i in range(0, len(images), batch)]
+    batches = [steps.place((images[i:i + batch], answers[i:i + batch])) for i in range(0, len(images), batch)]
 
     @jax.jit
     def sums(variables: Any, x: jax.Array, y: jax.Array, keep: Any) -> jax.Array:
@@ -91,7 +89,7 @@ def mean_loss_and_error(module: nn.Module, inputs: Any, labels: Any) -> Callable
         return jnp.stack([jnp.where(y < 0, 0, losses).sum(), jnp.sum((logits.argmax(-1) != y) & (y >= 0))])
 
     def evaluate(variables: Any, keep: Any = None) -> tuple[float, float]:
-        variables, keep = jax.device_put((variables, keep), everywhere)
+        variables, keep = steps.replicate((variables, keep))
         total = np.zeros(2)
         for x, y in batches:
             total += np.asarray(sums(variables, x, y, keep))

@@ -36,13 +36,13 @@ def measure(module: nn.Module, variables: Mapping[str, Any], dataset: datasets.D
 
 def loss_surface(module: nn.Module, variables: Mapping[str, Any], inputs: Any, labels: Any, *,
                  points: int = 15) -> dict[str, Any]:
-    """The loss in two random filter-normalised directions around a network, None where it is not finite."""
+    """The loss in two random filter-normalised directions around a network: `steps` (n,), `loss` (n, n), how many
+    `images`."""
     evaluate, params = diagnostics.mean_loss_and_error(module, inputs, labels), variables["params"]
     directions = [landscape.random_direction(params, key) for key in jax.random.split(jax.random.key(0))]
     steps, loss = landscape.surface(lambda p: evaluate({**variables, "params": p})[0], params, directions,
                                     points=points)
-    return {"steps": steps.tolist(), "images": len(labels),
-            "loss": [[value if np.isfinite(value) else None for value in row] for row in loss.tolist()]}
+    return {"steps": steps.tolist(), "images": len(labels), "loss": loss.tolist()}
 
 
 def surface_images(dataset: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def read(workdir: Path, cells: Sequence[str]) -> dict[str, dict[str, Any]]:
 def write(workdir: Path, cell: str, measured: Mapping[str, Any]) -> None:
     """Keeps what was measured of a cell, for `read`."""
     (workdir / "why").mkdir(exist_ok=True)
-    workdirs.write(workdir / "why" / f"{cell}.json", json.dumps(measured, allow_nan=False) + "\n")
+    workdirs.write(workdir / "why" / f"{cell}.json", workdirs.to_json(measured) + "\n")
 
 
 def section(rows: Mapping[str, Sequence[Mapping[str, Any]]], measured: Mapping[str, Mapping[str, Any]],
@@ -110,10 +110,9 @@ def findings(layers: Mapping[str, Sequence[Mapping[str, Any]]],
         said = []
         if name in layers:
             row = layers[name][-1]
-            norms, third = np.array(row["gradient_norm"]), max(1, len(row["gradient_norm"]) // 3)
-            said.append(f"gradient norm at step {row['step']} {np.median(norms[:third]):.2g} in the first third of the "
-                        f"layers and {np.median(norms[-third:]):.2g} in the last, response "
-                        f"{np.median(row['response_std']):.2g} (medians)")
+            first, last = why.thirds(row["gradient_norm"])
+            said.append(f"gradient norm at step {row['step']} {first:.2g} in the first third of the layers and "
+                        f"{last:.2g} in the last, response {np.median(row['response_std']):.2g} (medians)")
         if name in measured:
             removal, correlation = measured[name]["removal"], measured[name]["correlation"]
             said += [f"loss under twice that of the trained network on "

@@ -48,7 +48,7 @@ def run(folder: Path, paths: Sequence[Path], out: Path, least_score: float | Non
             {"class": classes[found.classes[i]], "score": round(float(found.scores[i]), 4),
              "box": [round(float(v), 2) for v in found.boxes[i]]} for i in order]})
         boxes.save(boxes.draw_detections(image, *found, classes, least_score), out / drawing)
-    (out / "detections.json").write_text(workdirs.to_json(rows, indent=1) + "\n")
+    workdirs.write(out / "detections.json", workdirs.to_json(rows, indent=1) + "\n")
     return rows
 
 

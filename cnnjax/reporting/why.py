@@ -32,13 +32,19 @@ def layers_figure(rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *
             picture = axis.imshow(np.maximum(values, low), aspect="auto", norm=norm, cmap="viridis", origin="upper")
             axis.set_xticks(range(len(steps)), [str(step) for step in steps], rotation=45)
             axis.set_yticks([0, len(values) - 1], ["1: image", f"{len(values)}"])
-            third = max(1, len(values) // 3)
-            axis.set_title(f"{name}: {label}\nat the end {np.median(values[:third, -1]):.2g} in the first third of the "
-                           f"layers, {np.median(values[-third:, -1]):.2g} in the last", fontsize="small")
+            first, last = thirds(values[:, -1])
+            axis.set_title(f"{name}: {label}\nat the end {first:.2g} in the first third of the layers, {last:.2g} in "
+                           "the last", fontsize="small")
             axis.set_xlabel("step")
         line[0].set_ylabel("layer")
         figure.colorbar(picture, ax=list(line), label=label)
     figure.savefig(path, dpi=150)
+
+
+def thirds(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The medians over the first and the last third of the layers."""
+    third = max(1, len(values) // 3)
+    return float(np.median(values[:third])), float(np.median(values[-third:]))
 
 
 def surface_figure(surfaces: Mapping[str, Mapping[str, Any]], path: Path) -> None:

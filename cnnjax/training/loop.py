@@ -115,14 +115,13 @@ def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[
         window: list[dict[str, float]] = host["window"]
         running: deque[tuple[int, int, Any]] = deque()      # last step, how many, their metrics
         votes: deque[jax.Array] = deque()
-        text = ""
 
         def seconds() -> float:
             return host["seconds"] + time.monotonic() - began
 
         def finish_one() -> None:
             """Waits for the oldest dispatch and writes its rows."""
-            nonlocal mark, text
+            nonlocal mark
             last, count, metrics = running.popleft()
             metrics = jax.device_get(metrics)
             now = time.monotonic()

@@ -165,7 +165,8 @@ def replicate(tree: Any) -> Any:
 
 
 def place(tree: Any) -> Any:
-    """Leaves `(devices, ...)` on their devices, so that no call copies them again."""
+    """Leaves whose first axis is shared out evenly, such as `(devices, ...)`, on their devices, so that no call copies
+    them again."""
     return _put(tree, jax.sharding.PartitionSpec(AXIS))
 
 
