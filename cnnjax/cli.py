@@ -229,15 +229,9 @@ def _quieten() -> None:
 def start_jax() -> None:
     """Compiled programs are kept between runs, in the user's cache directory."""
     import jax
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(cache_directory() / "xla")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(configs.cache_directory() / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-def cache_directory() -> Path:
-    """`CNNJAX_CACHE`, or `cnnjax` in the user's cache directory."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cnnjax"
-    return user_path(os.environ.get("CNNJAX_CACHE") or default)
 
 
 def _depth(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -23,6 +23,12 @@ def user_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def cache_directory() -> Path:
+    """The one folder for what can be made again: `CNNJAX_CACHE`, or `cnnjax` in the user's cache directory."""
+    return user_path(os.environ.get("CNNJAX_CACHE") or
+                     Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "cnnjax")
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     """The config that `get_config()` of the Python file `path` gives, or the one a JSON file holds, such as a run's
     config.json, with `a.b=value` overrides set on it and `~` in its `PATH_FIELDS` expanded.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnnjax import cli
+from cnnjax import config as configs
 from tests.conftest import ROOT
 
 
@@ -76,7 +77,7 @@ def test_home_is_expanded_in_lists_of_paths_and_in_the_cache(tmp_path, monkeypat
     assert cli._parser().parse_args(["detect", "--workdir=w", "~/a.png", "b.png"]).images == [
         tmp_path / "a.png", Path("b.png")]
     assert cli._parser().parse_args(["sweep", "--against", "~/a"]).against == [tmp_path / "a"]
-    assert cli.cache_directory() == tmp_path / "c"
+    assert configs.cache_directory() == tmp_path / "c"
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

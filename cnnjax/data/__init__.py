@@ -27,7 +27,7 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     path         ""; the folder, tar, folder of idx files or TFDS data_dir
     image_size   0: as the source has them; otherwise the shorter side is resized to this and the centre cut out
     validation   0; images held out of the training split (He et al. 2016, section 4.2: 5,000 of 50,000)
-    cache        ""; folder for decoded images, by default $CNNJAX_CACHE or ~/.cache/cnnjax
+    cache        ""; folder for decoded images, by default `config.cache_directory()`
     on_error     "stop" at an unreadable image, or "skip" it: left out and listed
 
     What is there and not used stands in `left_out`, a line each; whoever starts a run says it (`sets.summary`).

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from cnnjax.config import user_path
+from cnnjax.config import cache_directory, user_path
 from cnnjax.data.sets import ImageSet, Splits
 from cnnjax.errors import DISK, UserError
+from cnnjax.strict_json import to_json
 
 _VERSION = 2        # of the layout and of the decoding: raise it when either changes
 _STALE = 24 * 3600  # seconds after which the unfinished folder of a killed process is removed
@@ -29,13 +30,13 @@ Build = Callable[[Path], tuple[dict[str, np.ndarray], tuple[str, ...], list[str]
 
 
 def root(cache: str) -> Path:
-    """The folder that `data.cache` names, by default $CNNJAX_CACHE or ~/.cache/cnnjax."""
-    return user_path(cache or os.environ.get("CNNJAX_CACHE") or "~/.cache/cnnjax")
+    """The folder that `data.cache` names, by default `cache_directory()`."""
+    return user_path(cache) if cache else cache_directory()
 
 
 def digest(content: Any) -> str:
     """A name for `content`, which is anything that JSON can hold."""
-    return hashlib.sha256(json.dumps([_VERSION, content]).encode()).hexdigest()[:32]
+    return hashlib.sha256(to_json([_VERSION, content]).encode()).hexdigest()[:32]
 
 
 def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
@@ -55,7 +56,7 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
             for split, values in labels.items():
                 np.save(unfinished / f"{split}_labels.npy", values.astype(np.int32))
             meta = {"splits": list(labels), "classes": classes, "left_out": left_out}
-            (unfinished / "meta.json").write_text(json.dumps(meta))
+            (unfinished / "meta.json").write_text(to_json(meta))
             for file in unfinished.iterdir():
                 _sync(file)
             _publish(unfinished, folder)

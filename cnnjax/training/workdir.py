@@ -7,7 +7,6 @@ holds what the machine determines.
 import contextlib
 import fcntl
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax.errors import UserError
+from cnnjax.strict_json import to_json, with_nan
 from cnnjax.training import distributed
 
 METRICS, TIMING = "metrics.jsonl", "timing.jsonl"
@@ -108,28 +108,6 @@ def write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON text, which knows no NaN and no infinity: null stands for them. `with_nan` reads them back as NaN."""
-    return json.dumps(_finite(value), indent=indent, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def with_nan(value: Any) -> Any:
-    """What was read of JSON whose nulls all stand for NaN."""
-    if isinstance(value, dict):
-        return {key: with_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_nan(item) for item in value]
-    return math.nan if value is None else value
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

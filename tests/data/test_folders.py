@@ -137,6 +137,9 @@ def test_the_cache_folder_comes_from_the_environment(monkeypatch, tmp_path):
     assert cache.root("") == tmp_path / "b"
     monkeypatch.delenv("CNNJAX_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/x")
+    assert cache.root("") == tmp_path / "x" / "cnnjax"
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.root("") == tmp_path / ".cache" / "cnnjax"
 
 
