@@ -1,9 +1,12 @@
-"""Folders as people leave them: names of splits, hidden files, broken links."""
+"""Folders and text files as people leave them: names of splits, hidden files, broken links, byte order marks."""
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+from cnnjax.errors import UserError, one_line
 
 _SPLITS = {"train": "train", "training": "train",
            "val": "val", "valid": "val", "validation": "val", "dev": "val", "eval": "val", "evaluation": "val",
@@ -18,6 +21,25 @@ def split_of(name: str) -> str | None:
 def hidden(name: str) -> bool:
     """Whether a file or folder of that name is hidden, or is one that a system leaves behind."""
     return name.startswith(".") or name.casefold() in ("__macosx", "thumbs.db", "desktop.ini")
+
+
+def decode_text(data: bytes) -> str:
+    """Text in UTF-8, UTF-16 or UTF-32, with a byte order mark (which is dropped) or without. Raises UnicodeError."""
+    return data.decode(json.detect_encoding(data))      # by the mark, or by where the zeros of the first letters are
+
+
+def read_text(file: Path) -> str:
+    """A text file's content, as `decode_text`. Raises UserError for one that cannot be read, or is no text."""
+    try:
+        return decode_text(file.read_bytes())
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{file}: cannot be read as text ({one_line(error)})") from None
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file that hold something, without the blanks around it. Raises UserError as `read_text`."""
+    lines = (line.strip("\ufeff \t\r\n\f\v") for line in read_text(file).splitlines())  # any may start with a mark:
+    return [line for line in lines if line]                                             # files are put together
 
 
 class Tree(NamedTuple):
