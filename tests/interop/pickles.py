@@ -1,14 +1,15 @@
-"""Writes weight files as PyTorch does, in the layout before 1.6, without PyTorch: for what today's no longer writes."""
+"""Writes weight files as PyTorch did, in its two layouts before 1.6, without PyTorch: today's writes only one."""
 
 import io
 import pickle
 import struct
+import tarfile
 from typing import Any
 
 import numpy as np
 
 _STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage",
-             "bfloat16": "BFloat16Storage"}
+             "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
 
 
 class Global:
@@ -83,3 +84,57 @@ def old_file(content: Any) -> bytes:
         numbers = pickler.storages[key]
         file.write(struct.pack("<q", numbers.size) + numbers.tobytes())
     return file.getvalue()
+
+
+def _dumped(*things: Any) -> bytes:
+    file = io.BytesIO()
+    for thing in things:
+        _Pickler(file).dump(thing)
+    return file.getvalue()
+
+
+class _Key:
+    """Stands for a tensor in the tar's `pickle`: its persistent id."""
+
+    def __init__(self, key: int):
+        self.key = key
+
+
+class _TarPickler(_Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        return str(obj.key) if isinstance(obj, _Key) else None
+
+
+def tar_file(arrays: dict[str, np.ndarray], *, outer: str = "", view: tuple[str, str, int] | None = None,
+             **beside: Any) -> bytes:
+    """The bytes of a tar of PyTorch before 0.1.10: a state dict, under `outer` if given, with `beside` beside it.
+
+    `view` (name, base, start) adds a tensor of the numbers of `base` from `start` on, in a storage that is a view.
+    """
+    storages, tensors, views, state = [], [], [], {}
+    for key, (name, array) in enumerate(arrays.items(), 1):
+        numbers = np.ravel(array, order="K")
+        storages.append(_dumped((1000 + key, "cpu", Global("torch", _STORAGES[array.dtype.name]))) +
+                        struct.pack("<q", numbers.size) + numbers.tobytes())
+        tensors.append((key, 1000 + key, array.shape, [step // array.itemsize for step in array.strides]))
+        state[name] = _Key(key)
+    if view is not None:
+        name, base, start = view
+        count, whole = arrays[base].size - start, 1001 + list(arrays).index(base)
+        views.append((2000, whole, start, count))
+        tensors.append((500, 2000, (count,), [1]))
+        state[name] = _Key(500)
+    packed = b"".join(_dumped((key, storage, Global("torch", "FloatTensor"))) + struct.pack(
+        f"<q{2 * len(shape)}qq", len(shape), *shape, *stride, 0) for key, storage, shape, stride in tensors)
+    file = io.BytesIO()
+    _TarPickler(file).dump({outer: state, **beside} if outer else state)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:") as archive:
+        for name, data in (("sys_info", _dumped({"protocol_version": 1000})),
+                           ("pickle", file.getvalue()),
+                           ("tensors", _dumped(len(tensors)) + packed),
+                           ("storages", _dumped(len(storages)) + b"".join(storages) + _dumped(views))):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return stream.getvalue()

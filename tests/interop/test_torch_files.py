@@ -12,7 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from pickles import Call, Global, Storage, old_file, old_tensor, old_tensors
+from pickles import Call, Global, Storage, old_file, old_tensor, old_tensors, tar_file
 
 from cnnjax.errors import UserError
 from cnnjax.interop import read_state, write_safetensors
@@ -37,7 +37,7 @@ def test_safetensors_round_trip(tmp_path):
     state = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3).T, "n": np.array(5), "e": np.zeros((0, 2))}
     write_safetensors(tmp_path / "x.safetensors", state)
     back = read_state(tmp_path / "x.safetensors")
-    assert list(back) == list(state)
+    assert back.keys() == state.keys()
     for key, value in state.items():
         np.testing.assert_array_equal(back[key], value)
         assert back[key].dtype == value.dtype
@@ -63,7 +63,7 @@ def old_state() -> dict[str, np.ndarray]:
 
 def check_old_state(path: Path | str) -> None:
     state = read_state(path)
-    assert list(state) == ["weight", "bias"]
+    assert state.keys() == {"weight", "bias"}
     for key, value in old_state().items():
         np.testing.assert_array_equal(state[key], value)
 
@@ -151,9 +151,88 @@ def test_unknown_nesting_lists_the_keys_found(tmp_path):
         read_state(tmp_path / "x.pth")
 
 
-def test_nesting_three_deep_is_refused(tmp_path):
-    (tmp_path / "x.pth").write_bytes(old_file({"model": {"net": {"params": old_tensors(old_state())}}}))
+@pytest.mark.parametrize("names", [("model", "net", "params"), ("state_dict", "model", "module", "state_dict")])
+def test_nestings_of_several_names(tmp_path, names):
+    content = old_tensors(old_state())
+    for name in reversed(names):
+        content = {name: content, "epoch": 9}
+    (tmp_path / "x.pth").write_bytes(old_file(content))
+    check_old_state(tmp_path / "x.pth")
+
+
+def test_nesting_without_an_end_is_refused(tmp_path):
+    content = {}
+    content.update(model=content, net=content, epoch=9)
+    (tmp_path / "x.pth").write_bytes(old_file(content))
     with pytest.raises(UserError, match="holds no state dict; found the keys 'model'"):
+        read_state(tmp_path / "x.pth")
+
+
+def test_expanded_tensors_repeat_their_numbers(tmp_path):
+    rebuild, row = Global("torch._utils", "_rebuild_tensor_v2"), Storage("0", np.arange(3, dtype=np.float32))
+    (tmp_path / "x.pth").write_bytes(old_file({"rows": Call(rebuild, row, 0, (2000, 3), (0, 1)),
+                                               "one": Call(rebuild, row, 2, (50, 4, 4), (0, 0, 0))}))
+    state = read_state(tmp_path / "x.pth")
+    np.testing.assert_array_equal(state["rows"], np.tile(np.arange(3, dtype=np.float32), (2000, 1)))
+    np.testing.assert_array_equal(state["one"], np.full((50, 4, 4), 2, np.float32))
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("outer", ["", "model"])
+@pytest.mark.parametrize("write", ["torch.save, zip", "torch.save, older", "pickle.dump"])
+def test_dicts_of_numpy_arrays(tmp_path, protocol, outer, write):
+    content = {"matrix": np.arange(6, dtype=np.float32).reshape(2, 3), "turned": np.arange(6.).reshape(2, 3).T,
+               "big": np.arange(3, dtype=">f4"), "half": np.ones(2, np.float16), "count": np.array(7), "empty":
+               np.zeros((0, 3), np.float32), "flags": np.array([True, False])}
+    beside = {"names": np.array(["a", "b"]), "things": np.array([{}, None]), "best": np.float64(3)}
+    whole = {outer: content, **beside} if outer else content | beside
+    path = tmp_path / "x.pkl"
+    if write == "pickle.dump":
+        path.write_bytes(pickle.dumps(whole, protocol))
+    else:
+        path.write_bytes(zipped(pickle.dumps(whole, protocol)) if "zip" in write else old_file(whole))
+    state = read_state(path)
+    assert state.keys() == content.keys()
+    for key, value in content.items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+        assert state[key].dtype == value.dtype
+
+
+@pytest.mark.parametrize("outer", ["", "state_dict"])
+def test_the_tar_of_pytorch_before_0_1_10(tmp_path, outer):
+    base = np.arange(12, dtype=np.float32)
+    arrays = {"weight": base.reshape(4, 3), "turned": base.reshape(4, 3).T, "steps": np.arange(3)}
+    path = tmp_path / "x.pth.tar"
+    path.write_bytes(tar_file(arrays, outer=outer, view=("tail", "weight", 9)))
+    state = read_state(path)
+    expected = {**arrays, "tail": base[9:]}
+    assert state.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(state[key], value, err_msg=key)
+        assert state[key].dtype == value.dtype
+
+
+@pytest.mark.parametrize("share", [20, 40, 60, 80])
+def test_a_tar_of_weights_cut_short_is_refused(tmp_path, share):
+    data = tar_file({"weight": np.arange(1200, dtype=np.float32)})
+    data = data[:data.rindex(b"ustar")]                     # without the zeros at its end
+    (tmp_path / "x.tar").write_bytes(data[:len(data) * share // 100])
+    with pytest.raises(UserError, match=r"x\.tar: not readable as PyTorch weights"):
+        read_state(tmp_path / "x.tar")
+
+
+def test_what_a_tar_calls_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.tar").write_bytes(tar_file(old_state(), outer="model", evil=Evil()))
+    check_old_state("x.tar")
+    assert not (tmp_path / "evil").exists()
+
+
+def test_numbers_of_a_big_endian_machine_are_refused(tmp_path):
+    with zipfile.ZipFile(GOLDEN / "zip.pth") as old, zipfile.ZipFile(tmp_path / "x.pth", "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, b"big" if info.filename.endswith("/byteorder") else old.read(info))
+    with pytest.raises(UserError, match="big-endian"):
         read_state(tmp_path / "x.pth")
 
 
@@ -202,19 +281,30 @@ def test_other_files(tmp_path, content, message):
 
 
 @pytest.mark.parametrize(("header", "message"), [
-    ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "w does not fit"),
-    ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, "w does not fit"),
-    ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, "w does not fit"),
-    ({"w": {"dtype": "F8", "shape": [3], "data_offsets": [0, 8]}}, "F8"), ({"w": {}}, "dtype"), ([], "not readable")])
-def test_damaged_safetensors(tmp_path, header, message):
+    ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, "invalid shape"),
+    ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, "not fully covered"),
+    ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, "integer `-8`"),
+    ({"w": {"dtype": "F8", "shape": [3], "data_offsets": [0, 8]}}, "F8"), ({"w": {}}, "dtype"), ([], "sequence")])
+def test_damaged_safetensors_are_refused_by_name(tmp_path, header, message):
     text = json.dumps(header).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         read_state(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
     path.write_bytes(struct.pack("<Q", 10**12))
-    with pytest.raises(UserError, match="cut short"):
+    with pytest.raises(UserError, match="header too large"):
         read_state(path)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16", "int8", "uint16", "bool"])
+def test_safetensors_of_other_dtypes(tmp_path, dtype):
+    array = np.arange(4).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    write_safetensors(tmp_path / "x.safetensors", {"w": array})
+    back = read_state(tmp_path / "x.safetensors")["w"]
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back, array)
 
 
 def test_home_is_expanded_in_paths_of_weights(tmp_path, monkeypatch):
