@@ -30,6 +30,7 @@ class Block(nn.Module):
     shortcut: Literal["A", "B", "C"] = "A"
     zero_init: bool = False
     stride_in_3x3: bool = False
+    norm_epsilon: float = 1e-5
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -37,7 +38,8 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv_norm(x, filters, kernel, stride, name, **norm_fields):
             x = conv(filters, kernel, stride, dtype=self.dtype, name=f"conv{name}")(x)
-            return BatchNorm(self.bn_axis_name, name=f"norm{name}", **norm_fields)(x, train=train)
+            norm = BatchNorm(self.bn_axis_name, epsilon=self.norm_epsilon, name=f"norm{name}", **norm_fields)
+            return norm(x, train=train)
 
         last = {"scale_init": nn.initializers.zeros} if self.zero_init else {}
         if self.bottleneck:
@@ -83,6 +85,7 @@ class ResNet(nn.Module):
     shortcut: Literal["A", "B", "C"] = "A"
     zero_init: bool = False
     stride_in_3x3: bool = False
+    norm_epsilon: float = 1e-5
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -93,7 +96,7 @@ class ResNet(nn.Module):
             x = conv(self.width, 3, dtype=self.dtype, name="conv1")(x)
         else:
             x = conv(self.width, 7, 2, dtype=self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(self.bn_axis_name, name="norm1")(x, train=train))
+        x = nn.relu(BatchNorm(self.bn_axis_name, epsilon=self.norm_epsilon, name="norm1")(x, train=train))
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
@@ -103,8 +106,8 @@ class ResNet(nn.Module):
             for b in range(count):
                 stride = 2 if s > 0 and b == 0 else 1
                 x = Block(self.width * 2**s, stride, self.bottleneck, self.residual, self.shortcut, self.zero_init,
-                          self.stride_in_3x3, self.bn_axis_name, self.dtype, name=f"stage{s + 1}_block{b + 1}",
-                          )(x, train=train)
+                          self.stride_in_3x3, self.norm_epsilon, self.bn_axis_name, self.dtype,
+                          name=f"stage{s + 1}_block{b + 1}")(x, train=train)
             stages[f"stage{s + 1}"] = x = tap(self, f"stage{s + 1}", x)
         if features:
             return stages

@@ -41,15 +41,19 @@ def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float],
     return np.stack(corners, -1).reshape(-1, 4).astype(np.float32)
 
 
-def generate_anchors(height: int, width: int, stride: int, scales: Sequence[float], ratios: Sequence[float],
-                     style: str = "torchvision") -> jax.Array:
+def generate_anchors(height: int, width: int, stride: int | tuple[int, int], scales: Sequence[float],
+                     ratios: Sequence[float], style: str = "torchvision") -> jax.Array:
     """All anchors of a feature map of that many places, `(height * width * k, 4)` float32, in pixels of the image.
 
-    Places vary in row order, the k anchors of a place (`base_anchors`, whose arguments these are) fastest.
+    Places vary in row order, the k anchors of a place (`base_anchors`, whose arguments these are) fastest. Two strides,
+    down and across, are for maps that do not divide the image evenly, in the style "torchvision".
     """
-    y, x = jnp.meshgrid(jnp.arange(height) * stride, jnp.arange(width) * stride, indexing="ij")     # (height, width)
+    down, across = stride if isinstance(stride, tuple) else (stride, stride)
+    if down != across and style != "torchvision":
+        raise ValueError(f'strides {stride}: anchors of style {style!r} have one, those of "torchvision" may have two')
+    y, x = jnp.meshgrid(jnp.arange(height) * down, jnp.arange(width) * across, indexing="ij")       # (height, width)
     shifts = jnp.stack([x, y, x, y], -1).astype(jnp.float32)
-    anchors = shifts[:, :, None] + base_anchors(stride, scales, ratios, style)                # (.., .., k, 4)
+    anchors = shifts[:, :, None] + base_anchors(down, scales, ratios, style)                  # (.., .., k, 4)
     return anchors.reshape(-1, 4)
 
 

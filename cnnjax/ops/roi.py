@@ -3,7 +3,7 @@
 Boxes get no gradient, as in the papers' approximate joint training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -181,41 +181,40 @@ def roi_pool(features: jax.Array, rois: jax.Array, output_size: int | tuple[int,
     return _pool(features, *_bins(y1, y2, h, height), *_bins(x1, x2, w, width))
 
 
-def _weighted_sums(height: int, width: int, rows: jax.Array, row_weights: jax.Array, columns: jax.Array,
+def _weighted_sums(rows: jax.Array, row_weights: jax.Array, columns: jax.Array,
                    column_weights: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """A linear function `(H, W, C) -> (R, h, w, C)`: sums of the cells at k rows (R, h, k) and l columns (R, w, l)."""
+    """A linear function of cells, `(P, C) -> (R, h, w, C)`: sums of those that begin k rows (R, h, k), as far on as l
+    columns (R, w, l)."""
 
-    def apply(x):
-        cells, out = x.reshape(height * width, -1), jnp.float32(0)
+    def apply(cells):
+        out = jnp.float32(0)
         for i in range(rows.shape[-1]):
             for j in range(columns.shape[-1]):
-                at = rows[:, :, None, i] * width + columns[:, None, :, j]               # (R, h, w)
+                at = rows[:, :, None, i] + columns[:, None, :, j]                       # (R, h, w)
                 weight = row_weights[:, :, None, i] * column_weights[:, None, :, j]
                 out += weight[..., None] * cells.at[at].get(mode="promise_in_bounds").astype(jnp.float32)
-        return out.astype(x.dtype)
+        return out.astype(cells.dtype)
 
     return apply
 
 
 @jax.custom_vjp
-def _sample(features: jax.Array, *places: jax.Array) -> jax.Array:
-    height, width, _ = features.shape
-    return _by_channels(_weighted_sums(height, width, *places), features)
+def _sample(cells: jax.Array, *places: jax.Array) -> jax.Array:
+    return _by_channels(_weighted_sums(*places), cells)
 
 
 def _sample_backward(saved, gradient):
-    features, places = saved                                        # of the features the shape and dtype alone
-    height, width, _ = features.shape
+    cells, places = saved                                           # of the cells the shape and dtype alone
 
     def spread(gradient):
-        like = jax.ShapeDtypeStruct((height, width, gradient.shape[-1]), jnp.float32)
-        transposed = jax.linear_transpose(_weighted_sums(height, width, *places), like)
-        return transposed(gradient.astype(jnp.float32))[0].astype(features.dtype)
+        like = jax.ShapeDtypeStruct((len(cells), gradient.shape[-1]), jnp.float32)
+        transposed = jax.linear_transpose(_weighted_sums(*places), like)
+        return transposed(gradient.astype(jnp.float32))[0].astype(cells.dtype)
 
     return _by_channels(spread, gradient), *[None] * 4
 
 
-_sample.defvjp(lambda features, *places: (_sample(features, *places), (features, places)), _sample_backward)
+_sample.defvjp(lambda cells, *places: (_sample(cells, *places), (cells, places)), _sample_backward)
 
 
 @partial(jax.jit, static_argnames=("output_size", "sampling_ratio", "aligned"))
@@ -226,13 +225,28 @@ def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int
     He et al. 2017, "Mask R-CNN", section 3. `aligned` shifts by the half pixel that makes cell centres the sampling
     points; without it RoIs are at least one cell large, as torchvision has it.
     """
-    height, width, _ = features.shape
+    return multilevel_roi_align([features], rois, jnp.zeros(len(rois), jnp.int32), output_size, [spatial_scale],
+                                sampling_ratio, aligned)
+
+
+def multilevel_roi_align(levels: Sequence[jax.Array], rois: jax.Array, level: jax.Array,
+                         output_size: int | tuple[int, int], spatial_scales: Sequence[float], sampling_ratio: int = 2,
+                         aligned: bool = True) -> jax.Array:
+    """`roi_align` of each RoI on one of several maps `[(H, W, C), ...]`, which `level` (R,) int32 says.
+
+    All maps' cells are one array, so that each RoI is sampled once, whatever its level.
+    """
     h, w = _size(output_size)
     offset = 0.5 if aligned else 0.0
-    x1, y1, x2, y2 = (lax.stop_gradient(jnp.asarray(rois, jnp.float32)) * spatial_scale - offset).T
+    heights, widths = (np.array([x.shape[axis] for x in levels], np.int32) for axis in (0, 1))
+    starts = np.cumsum(heights * widths) - heights * widths
+    height, width, start = (jnp.asarray(sizes)[level][:, None, None] for sizes in (heights, widths, starts))
+    scale = jnp.asarray(spatial_scales, jnp.float32)[level][:, None]
+    x1, y1, x2, y2 = (lax.stop_gradient(jnp.asarray(rois, jnp.float32)) * scale - offset).T
 
     def places(start, end, count, limit):
         """Along one axis, the cells next to a bin's samples and their weights, (R, count, 2 * sampling_ratio)."""
+        limit = limit[..., 0]
         length = end - start if aligned else jnp.maximum(end - start, 1)
         samples = (jnp.arange(count * sampling_ratio) + 0.5) / sampling_ratio
         at = start[:, None] + samples * (length / count)[:, None]   # (R, count * sampling_ratio)
@@ -244,7 +258,10 @@ def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int
         weight = jnp.where(there[..., None], weight, 0)
         return (cell.reshape(-1, count, 2 * sampling_ratio) for cell in (jnp.stack([low, high], -1), weight))
 
-    return _sample(features, *places(y1, y2, h, height), *places(x1, x2, w, width))
+    rows, row_weights = places(y1, y2, h, height)
+    columns, column_weights = places(x1, x2, w, width)
+    cells = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in levels])
+    return _sample(cells, start + rows * width, row_weights, columns, column_weights)
 
 
 @partial(jax.jit, static_argnames=("output_size", "context"))

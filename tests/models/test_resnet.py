@@ -76,3 +76,14 @@ def test_where_a_bottleneck_strides(in_3x3, sizes):
 def test_depths_that_do_not_exist():
     with pytest.raises(ValueError, match="6n \\+ 2"):
         cifar_blocks(21)
+
+
+def test_epsilon_of_batch_norm():
+    """Frozen batch norm of old detectors has none: with a variance of 1e-5 that is a factor of the square root of 2."""
+    block = Block(4, norm_epsilon=0.0)
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 4))
+    variables = block.init(jax.random.key(1), x, train=False)
+    small = {**variables, "batch_stats": jax.tree.map(lambda v: 1e-5 * v, variables["batch_stats"])}
+    inner = [b.apply(small, x, train=False, capture_intermediates=True)[1]["intermediates"]["norm1"]["__call__"][0]
+             for b in (block, block.clone(norm_epsilon=1e-5))]
+    np.testing.assert_allclose(inner[0], 2**0.5 * inner[1], rtol=1e-5, atol=1e-4)

@@ -76,3 +76,10 @@ def test_inside_image():
     boxes = jnp.array([[0, 0, 30, 20], [-1, 0, 5, 5], [0, 0, 31, 5]], jnp.float32)
     assert ops.inside_image(boxes, 20, 30).tolist() == [True, False, False]
     assert ops.inside_image(boxes, 20, 30, border=1).tolist() == [True, True, True]
+
+
+def test_anchors_of_a_map_that_does_not_divide_the_image_have_a_stride_an_axis():
+    anchors = ops.generate_anchors(2, 3, (61, 64), (32,), (1,)).reshape(2, 3, 4)
+    np.testing.assert_array_equal(anchors[1, 2], [128 - 16, 61 - 16, 128 + 16, 61 + 16])
+    with pytest.raises(ValueError, match="have one"):
+        ops.generate_anchors(2, 3, (61, 64), (32,), (1,), "caffe")

@@ -95,3 +95,20 @@ def test_pyramid_of_a_region_is_the_pyramid_of_its_crop():
     ours, crop = jax.jit(lambda x: (ops.roi_pyramid_pool(x, roi, 1.0, (1, 2, 3)),
                                     ops.spatial_pyramid_pool(x[3:10, 2:9], (1, 2, 3))))(x)
     np.testing.assert_array_equal(ours[0], crop)
+
+
+def test_align_of_several_maps_is_that_of_each_roi_s_own_map():
+    levels = [jax.random.normal(jax.random.key(i), (*size, 2)) for i, size in enumerate([(12, 9), (6, 5), (3, 3)])]
+    rois = jnp.array([[3, 5, 30, 40], [-9, 2, 71, 96], [0, 0, 8, 8], [20, 20, 90, 60]], jnp.float32)
+    level = jnp.array([1, 2, 0, 1])
+
+    def several(levels):
+        return ops.multilevel_roi_align(levels, rois, level, (3, 2), (1 / 8, 1 / 16, 1 / 32), aligned=False)
+
+    def one_by_one(levels):
+        apart = [ops.roi_align(x, rois, (3, 2), 1 / 8 / 2**i, aligned=False) for i, x in enumerate(levels)]
+        return jnp.stack(apart)[level, jnp.arange(4)]
+
+    ours, expected = (jax.jit(jax.value_and_grad(lambda x, f=f: jnp.square(f(x)).sum()))(levels)
+                      for f in (several, one_by_one))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, expected)
