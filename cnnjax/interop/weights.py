@@ -28,8 +28,15 @@ _BRANCHES = {"one": "branch1", "three_reduce": "branch2.0", "three": "branch2.1"
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
-_WRAPPERS = re.compile(r"^(?:module\.|model\.|_orig_mod\.)+|(?<=\.)_orig_mod\.")
-"""What DataParallel, Lightning and torch.compile put before a network's keys; the last before compiled parts' too."""
+_LANDMARKS = {AlexNet: "features.0.weight", VGG: "features.0.weight", GoogLeNet: "inception3a.branch1.conv.weight",
+              ResNet: "layer1.0.conv1.weight"}
+"""A key that each network has: what stands before it is the prefix of the network in the file."""
+
+_OTHER_NAMES: dict[type[nn.Module], dict[str, str]] = {
+    ResNet: {r"^(linear|head\.fc)\.": "fc.", r"\.shortcut\.": ".downsample."},
+    VGG: {r"^pre_logits\.fc1\.": "classifier.0.", r"^pre_logits\.fc2\.": "classifier.3.",
+          r"^head\.fc\.": "classifier.6."}}
+"""Layers as CIFAR repositories, mmpretrain and timm call them, and as torchvision does."""
 
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 """Numbers that PyTorch counts beside weights: of batch norm, of an averaged model."""
@@ -53,41 +60,40 @@ def torch_fields(name: str) -> dict[str, Any]:
 
 
 def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any) -> dict[str, Any]:
-    """Variables for `create(name, num_classes, **torch_fields(name), **fields)` from a PyTorch state dict or its file.
+    """The variables alone of `network_from_torch`."""
+    return network_from_torch(name, source, **fields)[1]
 
-    Knows torchvision's alexnet, vgg*, vgg*_bn, googlenet and resnet*, and CIFAR ResNets whose keys are those of
-    torchvision with the classifier named `linear` and projections named `shortcut` (their option A pads channels on
-    both sides, as ours). Keys may begin with `module.`, `model.` or `_orig_mod.`, as wrapped networks' do. `source`
-    holds torch tensors or arrays, alone or nested as `state_in` tells, or is a path for `read_state`. The number of
-    classes is read from the weights; GoogLeNet's heads are left out where the weights have none. Images are to be
+
+def network_from_torch(name: str, source: Mapping[str, Any] | str | Path,
+                       **fields: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The network `create(name, num_classes, **torch_fields(name), **fields)` and its variables, from a PyTorch state
+    dict or its file.
+
+    Knows torchvision's alexnet, vgg*, vgg*_bn, googlenet and resnet*, timm's where the network is the same, and the
+    ResNets and VGGs of CIFAR repositories: keys as torchvision's, or with the classifier named `linear` and projections
+    named `shortcut` (their option A pads channels on both sides, as ours). All keys may begin with one prefix, as
+    wrapped networks' do: `module.`, `backbone.`, `model._orig_mod.` or any other. `source` holds torch tensors or
+    arrays, alone or nested as `state_in` tells, or is a path for `read_state`.
+
+    What `fields` does not tell is read from the weights: the number of classes, a ResNet's stem and projections
+    (`shortcut="B"`), the fully connected layers of a VGG, whether GoogLeNet has its heads. Images are to be
     normalised as for PyTorch; torchvision's pretrained GoogLeNet was trained on mean 0.5, deviation 0.5.
 
-    Returns `{"params": ..., "batch_stats": ...}` of float32 arrays. Raises UserError that names missing, extra and
-    misshapen keys.
+    Variables are `{"params": ..., "batch_stats": ...}` of float32 arrays. Raises UserError that names missing, extra
+    and misshapen keys.
     """
     where = f"{source}: " if isinstance(source, str | Path) else ""
-    state: dict[str, np.ndarray] = {}
-    for key, value in (read_state(source) if isinstance(source, str | Path) else state_in(source, name)).items():
-        bare = _WRAPPERS.sub("", key)
-        if bare in state:
-            raise UserError(f"{where}two weights are called {bare}, one of them {key}; keep one network's in the file")
-        if not key.endswith(_COUNTERS):
-            state[bare] = _array(value)
-
     module = create(name, **torch_fields(name) | fields)
-    if isinstance(module, GoogLeNet) and "aux" not in fields:
-        module = module.clone(aux=any(key.startswith("aux1.") for key in state))
-    cifar = "linear.weight" in state
-    last = "fc8" if isinstance(module, VGG | AlexNet) else "classifier"
-    classifier = state.get(_key(module, ("params", last, "bias"), cifar))
-    if classifier is not None:
-        module = module.clone(num_classes=classifier.size)
+    if type(module) not in _LANDMARKS:
+        raise UserError(_no_form(name))
+    state = _plain_keys(module, read_state(source) if isinstance(source, str | Path) else state_in(source, name), where)
+    module = module.clone(**{key: value for key, value in _told_by(state, module).items() if key not in fields})
     shape = image_shape(name, getattr(module, "stem", None))
     template = flatten_dict(jax.eval_shape(lambda x: module.init(jax.random.key(0), x), jnp.zeros((1, *shape))))
 
     arrays, missing, misshapen = {}, [], []
     for path, leaf in template.items():
-        key, channels = _key(module, path, cifar), _window_channels(module, path)
+        key, channels = _key(module, path, cifar=False), _window_channels(module, path)
         expected = jax.eval_shape(lambda x, channels=channels: _layout_to_torch(x, channels), leaf).shape
         array = state.pop(key, None)
         if array is None:
@@ -100,7 +106,51 @@ def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any)
                 (("missing", missing), ("misshapen", misshapen), ("extra", [*state])) if keys]
     if problems:
         raise UserError(f"{where}these are not the weights of {name}: {'; '.join(problems)}")
-    return unflatten_dict(arrays)
+    return module, unflatten_dict(arrays)
+
+
+def _plain_keys(module: nn.Module, state: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+    """The arrays by torchvision's keys: without what stands before all of a wrapped network's, and without counters.
+
+    Raises UserError if the weights of two networks of this kind are among them.
+    """
+    compiled = {key: key.replace("_orig_mod.", "") for key in state if not key.endswith(_COUNTERS)}
+    landmark = _LANDMARKS[type(module)]
+    prefixes = {key.removesuffix(landmark) for key in compiled.values() if f".{key}".endswith(f".{landmark}")}
+    if len(prefixes) > 1:
+        raise UserError(f"{where}weights of {len(prefixes)} networks, whose keys begin with "
+                        f"{' and '.join(map(repr, sorted(prefixes)))}; keep one network's in the file")
+    prefix = next(iter(prefixes), "")
+    plain: dict[str, np.ndarray] = {}
+    for key, bare in compiled.items():
+        bare = bare.removeprefix(prefix)
+        for pattern, name in _OTHER_NAMES.get(type(module), {}).items():
+            bare = re.sub(pattern, name, bare)
+        if bare in plain:
+            raise UserError(f"{where}two weights are called {bare}, one of them {key}; keep one network's in the file")
+        array = _array(state[key])
+        dense = bare.startswith("classifier.") and array.ndim == 4      # timm's VGG has them as convolutions
+        plain[bare] = array.reshape(len(array), -1) if dense else array
+    return plain
+
+
+def _told_by(state: Mapping[str, np.ndarray], module: nn.Module) -> dict[str, Any]:
+    """The fields of the network that its weights tell."""
+    last = "fc8" if isinstance(module, VGG | AlexNet) else "classifier"
+    bias = state.get(_key(module, ("params", last, "bias"), cifar=False))
+    fields: dict[str, Any] = {} if bias is None else {"num_classes": bias.size}
+    if isinstance(module, GoogLeNet):
+        fields["aux"] = any(key.startswith("aux1.") for key in state)
+    elif isinstance(module, VGG) and getattr(state.get("classifier.0.weight"), "ndim", 0) == 2:
+        hidden, inputs = state["classifier.0.weight"].shape
+        fields |= {"hidden": hidden, "pool_to": isqrt(inputs // _last_filters(module))}
+    elif isinstance(module, ResNet):
+        kernel = state.get("conv1.weight")
+        if kernel is not None and kernel.shape[2:] == (3, 3):
+            fields["stem"] = "cifar"
+        if module.residual and module.shortcut == "A" and any(".downsample." in key for key in state):
+            fields["shortcut"] = "B"
+    return fields
 
 
 def to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> dict[str, np.ndarray]:
@@ -140,9 +190,13 @@ def _key(module: nn.Module, path: tuple[str, ...], cifar: bool) -> str:
                      "classifier": "linear" if cifar else "fc"}.get(layer, layer)
             names.append(layer.replace("norm", "bn"))
     else:
-        raise UserError(f"{type(module).__name__.lower()} has no PyTorch weights to exchange; known are torchvision's "
-                        "alexnet, vgg, googlenet and resnet, and CIFAR ResNets")
+        raise UserError(_no_form(type(module).__name__.lower()))
     return ".".join([*names, leaf])
+
+
+def _no_form(network: str) -> str:
+    return (f"{network} has no PyTorch weights to exchange; known are torchvision's alexnet, vgg, googlenet and "
+            "resnet, and CIFAR ResNets")
 
 
 def _vgg_layers(module: VGG) -> dict[str, str]:
@@ -162,8 +216,12 @@ def _window_channels(module: nn.Module, path: tuple[str, ...]) -> int | None:
     if path[1] == "fc6" and isinstance(module, AlexNet):
         return module.filters[-1]
     if path[1] == "fc6" and isinstance(module, VGG):
-        return module.width * min(2 ** (len(module.convs) - 1), 8)
+        return _last_filters(module)
     return 128 if path[2:] == ("fc1", "kernel") else None                       # GoogLeNet's auxiliary heads
+
+
+def _last_filters(module: VGG) -> int:
+    return module.width * min(2 ** (len(module.convs) - 1), 8)
 
 
 def _layout_to_torch(array: Any, channels: int | None) -> Any:

@@ -11,7 +11,7 @@ from known import FIELDS, known_images, known_state
 from pickles import old_file, old_tensors
 
 from cnnjax.errors import UserError
-from cnnjax.interop import from_torch, to_torch, torch_fields, write_safetensors
+from cnnjax.interop import from_torch, network_from_torch, to_torch, torch_fields, write_safetensors
 from cnnjax.models import create, image_shape
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "torchvision.npz")
@@ -78,7 +78,8 @@ def test_cifar_resnets_of_pytorch_0_3_load(depth, tmp_path):
         np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.model."])
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.model.",
+                                    "backbone.", "model.backbone.", "module.encoder.net.", "student."])
 def test_prefixes_of_wrapped_networks_are_taken_off(prefix):
     state = torch_state("resnet20", 10)
     averaged = {f"{prefix}{key}": value for key, value in state.items()} | {"n_averaged": np.array(5)}
@@ -87,16 +88,84 @@ def test_prefixes_of_wrapped_networks_are_taken_off(prefix):
         np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
+@pytest.mark.parametrize(("case", "prefix"), [("vgg11_bn", "backbone."), ("alexnet", "module.net."),
+                                              ("googlenet", "_orig_mod."), ("resnet50", "backbone.")])
+def test_prefixes_of_each_kind_of_network(case, prefix):
+    name, fields = FIELDS[case]
+    state = torch_state(name, CLASSES[case], **fields)
+    back = to_torch(name, from_torch(name, {f"{prefix}{key}": value for key, value in state.items()}, **fields),
+                    **fields)
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
+
+
+def test_a_backbone_beside_a_head():
+    state = torch_state("resnet50", 7, blocks=(1, 1, 1, 1))
+    other = {f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value for key, value in state.items()}
+    back = to_torch("resnet50", from_torch("resnet50", other, blocks=(1, 1, 1, 1)), blocks=(1, 1, 1, 1))
+    np.testing.assert_array_equal(back["fc.weight"], state["fc.weight"])
+
+
 def test_two_networks_in_one_state_dict_are_told_apart():
-    state = {"bn1.bias": np.zeros(16), "module.bn1.bias": np.ones(16)}
-    with pytest.raises(UserError, match=r"two weights are called bn1\.bias, one of them module\.bn1\.bias"):
-        from_torch("resnet20", state)
+    state = torch_state("resnet20", 10)
+    both = state | {f"ema.module.{key}": value for key, value in state.items()}
+    with pytest.raises(UserError, match=r"2 networks, whose keys begin with '' and 'ema\.module\.'; keep one"):
+        from_torch("resnet20", both)
+    with pytest.raises(UserError, match=r"two weights are called fc\.weight, one of them"):
+        from_torch("resnet20", state | {"fc.weight": state["linear.weight"]})
+
+
+@pytest.mark.parametrize("names", [{"linear": "fc", "shortcut": "downsample"}, {}])
+def test_projections_of_cifar_resnets_are_told_by_their_weights(names):
+    state = torch_state("resnet20", 100, shortcut="B")
+    theirs = {}
+    for key, value in state.items():
+        for ours, other in names.items():
+            key = key.replace(ours, other)
+        theirs[key] = value
+    module, variables = network_from_torch("resnet20", theirs)
+    assert (module.shortcut, module.stem, module.num_classes) == ("B", "cifar", 100)
+    images = known_images("resnet20")
+    expected = create("resnet20", 100, shortcut="B").apply(from_torch("resnet20", state, shortcut="B"), images)
+    np.testing.assert_array_equal(module.apply(variables, images), expected)
+
+
+def test_an_imagenet_resnet_made_for_cifar_is_told_by_its_first_kernel():
+    fields = {"blocks": (1, 1, 1, 1), "stem": "cifar"}
+    state = torch_state("resnet50", 10, **fields)
+    module, variables = network_from_torch("resnet50", state, blocks=(1, 1, 1, 1))
+    assert (module.stem, module.shortcut, module.stride_in_3x3) == ("cifar", "B", True)
+    assert module.apply(variables, known_images("resnet50")).shape == (4, 10)
+
+
+def test_the_fully_connected_layers_of_a_cifar_vgg_are_told_by_their_weights():
+    fields = {"width": 4, "hidden": 24, "pool_to": 1}
+    state = torch_state("vgg11_bn", 10, **fields)
+    module, variables = network_from_torch("vgg11_bn", state, width=4)
+    assert (module.hidden, module.pool_to) == (24, 1)
+    back = to_torch("vgg11_bn", variables, **fields)
+    np.testing.assert_array_equal(back["classifier.0.weight"], state["classifier.0.weight"])
 
 
 def test_googlenet_without_heads():
     state = {key: value for key, value in torch_state("googlenet", 7).items() if not key.startswith("aux")}
     variables = from_torch("googlenet", state)
     assert sum(x.size for x in flatten_dict(variables["params"]).values()) == 6_624_904 - 993 * 1025
+
+
+def test_timms_vgg_has_its_dense_layers_as_convolutions():
+    state = torch_state("vgg11", 10, width=4, hidden=24)
+    theirs = {}
+    for key, value in state.items():
+        for ours, other in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2"),
+                            ("classifier.6", "head.fc")):
+            key = key.replace(ours, other)
+        if key == "pre_logits.fc1.weight":
+            value = value.reshape(24, 32, 7, 7)
+        theirs[key] = value[..., None, None] if key == "pre_logits.fc2.weight" else value
+    back = to_torch("vgg11", from_torch("vgg11", theirs, width=4), width=4, hidden=24)
+    for key, value in state.items():
+        np.testing.assert_array_equal(back[key], value, err_msg=key)
 
 
 def test_wrong_weights_are_named_in_one_line():
