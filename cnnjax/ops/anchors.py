@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnjax.ops.arguments import COUNT, POSITIVE, checked
 from cnnjax.ops.boxes import clip_boxes, decode_boxes
 from cnnjax.ops.nms import nms
 
 
+@checked(stride=POSITIVE, scales=POSITIVE, ratios=POSITIVE)
 def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float],
                  style: str = "torchvision") -> np.ndarray:
     """The k = len(ratios) * len(scales) anchors of the first place of a map, (k, 4) float32; scales vary fastest.
@@ -41,6 +43,7 @@ def base_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float],
     return np.stack(corners, -1).reshape(-1, 4).astype(np.float32)
 
 
+@checked(height=COUNT, width=COUNT, stride=POSITIVE, scales=POSITIVE, ratios=POSITIVE)
 def generate_anchors(height: int, width: int, stride: int | tuple[int, int], scales: Sequence[float],
                      ratios: Sequence[float], style: str = "torchvision") -> jax.Array:
     """All anchors of a feature map of that many places, `(height * width * k, 4)` float32, in pixels of the image.

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from cnnjax.ops.arguments import POSITIVE, checked
+
 MAX_LOG_SIZE = math.log(1000 / 16)
 """Predicted `dw` and `dh` are held at this value, so that no delta overflows `exp`, as in released codes."""
 
@@ -60,6 +62,7 @@ def box_giou(a: jax.Array, b: jax.Array) -> jax.Array:
     return _quotient(intersection, union) - _quotient(hull - union, hull)
 
 
+@checked(height=POSITIVE, width=POSITIVE)
 @jax.jit
 def clip_boxes(boxes: jax.Array, height: float | jax.Array, width: float | jax.Array) -> jax.Array:
     """Boxes held inside an image of that many pixels: x in [0, width], y in [0, height]."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cnnjax.ops.arguments import COUNT, SHARE, checked
 from cnnjax.ops.boxes import box_area, box_iou
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
@@ -62,6 +63,7 @@ def _intersection(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.maximum(a[..., :2], b[..., :2]), jnp.minimum(a[..., 2:], b[..., 2:])], -1)
 
 
+@checked(size=COUNT, positive_share=SHARE)
 @partial(jax.jit, static_argnames=("size", "positive_share"))
 def sample_balanced(key: jax.Array, labels: jax.Array, size: int, positive_share: float) -> tuple[jax.Array, jax.Array]:
     """Draw boxes to learn from, uniformly without replacement, `(N,) -> (size,) int32, (size,) bool`.

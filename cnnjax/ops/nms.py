@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.ops.arguments import COUNT, POSITIVE, SHARE, checked
 from cnnjax.ops.boxes import box_iou
 
 BLOCK = 64
@@ -63,7 +64,7 @@ def _keep_in_block(block: jax.Array, alive: jax.Array, threshold: jax.Array) -> 
 def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, threshold: jax.Array,
             max_outputs: int, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     n = len(scores)
-    if n == 0 or max_outputs == 0:
+    if n == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
     boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
     usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
@@ -102,6 +103,7 @@ def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, thre
     return jnp.where(there, kept[5, :max_outputs], 0).astype(jnp.int32), there
 
 
+@checked(iou_threshold=SHARE, max_outputs=COUNT)
 def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float | jax.Array, max_outputs: int,
         valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Greedy non-maximum suppression: the boxes that no better kept box overlaps with an IoU above the threshold.
@@ -113,6 +115,7 @@ def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float | jax.Array, m
     return _greedy(boxes, scores, None, _threshold(iou_threshold), max_outputs, valid)
 
 
+@checked(iou_threshold=SHARE, max_outputs=COUNT)
 def batched_nms(boxes: jax.Array, scores: jax.Array, classes: jax.Array, iou_threshold: float | jax.Array,
                 max_outputs: int, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """As `nms`, but a box suppresses only boxes of its own class; `classes`, (N,) integers below 2**24.
@@ -122,6 +125,7 @@ def batched_nms(boxes: jax.Array, scores: jax.Array, classes: jax.Array, iou_thr
     return _greedy(boxes, scores, classes, _threshold(iou_threshold), max_outputs, valid)
 
 
+@checked(max_outputs=COUNT, sigma=POSITIVE)
 @partial(jax.jit, static_argnames="max_outputs")
 def soft_nms(boxes: jax.Array, scores: jax.Array, max_outputs: int, sigma: float = 0.5,
              score_threshold: float = 0.001, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:

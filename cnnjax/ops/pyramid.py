@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from cnnjax.ops.arguments import COUNT, POSITIVE, checked
 from cnnjax.ops.roi import roi_pool
 
 
+@checked(levels=COUNT)
 def spatial_pyramid_pool(features: jax.Array, levels: Sequence[int] = (1, 2, 4)) -> jax.Array:
     """The largest value in each bin of l x l bins, for each level l: `(H, W, C) -> (sum(l * l) * C,)`, any H and W.
 
@@ -24,6 +26,7 @@ def spatial_pyramid_pool(features: jax.Array, levels: Sequence[int] = (1, 2, 4))
     return jnp.concatenate([pool(pool(features, 0, height, level), 1, width, level).ravel() for level in levels])
 
 
+@checked(levels=COUNT, spatial_scale=POSITIVE)
 def roi_pyramid_pool(features: jax.Array, rois: jax.Array, spatial_scale: float,
                      levels: Sequence[int] = (1, 2, 3, 6)) -> jax.Array:
     """`spatial_pyramid_pool` of every RoI, `(H, W, C), (R, 4) -> (R, sum(l * l) * C)`; bins as those of `roi_pool`."""

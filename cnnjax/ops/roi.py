@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from cnnjax.ops.arguments import COUNT, POSITIVE, Rule, checked
 from cnnjax.ops.boxes import box_area
 
 
@@ -165,6 +166,7 @@ def _pool_backward(saved, gradient):
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
+@checked(output_size=COUNT, spatial_scale=POSITIVE)
 @partial(jax.jit, static_argnames="output_size")
 def roi_pool(features: jax.Array, rois: jax.Array, output_size: int | tuple[int, int],
              spatial_scale: float) -> jax.Array:
@@ -217,6 +219,11 @@ def _sample_backward(saved, gradient):
 _sample.defvjp(lambda cells, *places: (_sample(cells, *places), (cells, places)), _sample_backward)
 
 
+SAMPLES: Rule = (f"{COUNT[0]}: a number by the size of each bin, as torchvision's 0 and -1, has no static shape",
+                 COUNT[1])
+
+
+@checked(output_size=COUNT, spatial_scale=POSITIVE, sampling_ratio=SAMPLES)
 @partial(jax.jit, static_argnames=("output_size", "sampling_ratio", "aligned"))
 def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int, int], spatial_scale: float,
               sampling_ratio: int = 2, aligned: bool = True) -> jax.Array:
@@ -264,6 +271,7 @@ def multilevel_roi_align(levels: Sequence[jax.Array], rois: jax.Array, level: ja
     return _sample(cells, start + rows * width, row_weights, columns, column_weights)
 
 
+@checked(output_size=COUNT)
 @partial(jax.jit, static_argnames=("output_size", "context"))
 def roi_warp(image: jax.Array, rois: jax.Array, output_size: int | tuple[int, int], context: int = 0,
              fill: float = 0.0) -> jax.Array:
