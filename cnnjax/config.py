@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def _parse(field: str, text: str, default: Any) -> Any:
     if isinstance(default, tuple):
         of_names = bool(default) and isinstance(default[0], str)
         if value == text or (of_names and not text.startswith(("(", "[", "'", '"'))):       # cat,dog as 100,200
-            value = [name.strip() for name in text.split(",") if name.strip()]
+            names = _names(field, text)
+            value = names if of_names or not default else [literal(name) for name in names]
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
         wrong = [v for v in value if default and not is_of(v, type(default[0]))]
         if wrong:
@@ -111,6 +113,22 @@ def _parse(field: str, text: str, default: Any) -> Any:
     if type(value) is not type(default):
         raise UserError(f"config field {field!r}: found {text!r}, expected {type(default).__name__} like {default!r}")
     return value
+
+
+def _names(field: str, text: str) -> list[str]:
+    """The names of `cat,dog`, in brackets or not, each of which may be in quotes. Raises UserError for brackets or
+    quotes that are not closed."""
+    inner = text.strip()
+    if (inner[:1], inner[-1:]) in (("(", ")"), ("[", "]")):
+        inner = inner[1:-1]
+    names = []
+    for part in filter(None, re.findall(r"""\s*('[^']*'|"[^"]*"|[^,]*?)\s*(?:,|$)""", inner)):
+        quoted = part[0] in "'\"" and len(part) > 1 and part[-1] == part[0]
+        if not quoted and (part[0] in "'\"" or any(part.count(a) != part.count(b) for a, b in ("()", "[]", "{}"))):
+            raise UserError(f"config field {field!r}: found {part!r} in {text!r}, whose brackets or quotes do not "
+                            "close; expected names with commas between, such as cat,dog or ('cat','dog')")
+        names.append(part[1:-1] if quoted else part)
+    return names
 
 
 def literal(text: str) -> Any:

@@ -39,12 +39,21 @@ def test_overrides_have_the_type_of_their_field(override, field, value):
 @pytest.mark.parametrize(("text", "value"), [
     ("cat,dog", ("cat", "dog")), ("cat, dog,", ("cat", "dog")), ("cat", ("cat",)), ("traffic light,dog",
     ("traffic light", "dog")), ("('cat','dog')", ("cat", "dog")), ("'a,b'", ("a,b",)), ("['a,b']", ("a,b",)), ("", ()),
-    ("cat,2", ("cat", "2"))])
+    ("cat,2", ("cat", "2")), ("(cat,dog)", ("cat", "dog")), ("[cat, dog]", ("cat", "dog")), ("(cat,)", ("cat",)),
+    ("(cat)", ("cat",)), ("('cat',dog)", ("cat", "dog")), ("'a,b',c", ("a,b", "c")), ('"a,b"', ("a,b",)),
+    ("cat (wild),dog", ("cat (wild)", "dog")), ("o'brien,d'arcy", ("o'brien", "d'arcy"))])
 @pytest.mark.parametrize("field", ["data.classes", "detectors"])
 def test_names_with_commas_between_are_several(field, text, value):
     config = ladder_defaults.ladder()
     configs.set_field(config, field, text)
     assert configs.flatten(config)[field] == value
+
+
+@pytest.mark.parametrize("text", ["(cat,dog", "cat,dog)", "((cat,dog),x)", "[cat,(dog]", "'cat,dog", "{cat,dog}"])
+@pytest.mark.parametrize("field", ["data.classes", "detectors"])
+def test_names_whose_brackets_do_not_close_are_refused(field, text):
+    with pytest.raises(UserError, match="brackets or quotes do not close"):
+        configs.set_field(ladder_defaults.ladder(), field, text)
 
 
 def test_numbers_are_names_where_names_are_expected():
@@ -63,6 +72,7 @@ def test_numbers_are_names_where_names_are_expected():
     ("data=3", "config field 'data' is a group of fields: set one of"),
     ("schedule.boundaries=(1,'a')", "expected items of type int"),
     ("schedule.boundaries=a,b", "found 'a' in 'a,b', expected items of type int"),
+    ("schedule.boundaries=(1,cat)", "found 'cat' in '(1,cat)', expected items of type int"),
     ("steps", "expected --config.steps=VALUE"),
     ("steps.more=3", "config has no field 'steps.more'"),
 ])

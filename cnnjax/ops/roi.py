@@ -236,6 +236,7 @@ def roi_align(features: jax.Array, rois: jax.Array, output_size: int | tuple[int
                                 sampling_ratio, aligned)
 
 
+@checked(output_size=COUNT, spatial_scales=POSITIVE, sampling_ratio=SAMPLES)
 def multilevel_roi_align(levels: Sequence[jax.Array], rois: jax.Array, level: jax.Array,
                          output_size: int | tuple[int, int], spatial_scales: Sequence[float], sampling_ratio: int = 2,
                          aligned: bool = True) -> jax.Array:
