@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from math import sqrt
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,29 @@ def generate_anchors(height: int, width: int, stride: int | tuple[int, int], sca
     shifts = jnp.stack([x, y, x, y], -1).astype(jnp.float32)
     anchors = shifts[:, :, None] + base_anchors(down, scales, ratios, style)                  # (.., .., k, 4)
     return anchors.reshape(-1, 4)
+
+
+def default_boxes(size: int, grids: Sequence[int], steps: Sequence[float], scales: Sequence[float],
+                  ratios: Sequence[Sequence[float]], *, clip: bool = False) -> np.ndarray:
+    """SSD's default boxes of all maps, `(A, 4)` float32, in pixels of a square image (Liu et al. 2016, section 2.2).
+
+    Map i has `grids[i]` x `grids[i]` places, `steps[i]` pixels apart, the first centred half a step from the corner.
+    Each has 2 + 2 len(ratios[i]) boxes: squares of side `scales[i]` and of the geometric mean of `scales[i]` and
+    `scales[i + 1]`, shares of the image's side, then for each ratio a wide and a tall box of the first one's area.
+    Places vary in row order, the boxes of a place fastest. With `clip` no side is longer than the image's; boxes reach
+    over its border all the same (torchvision).
+    """
+    boxes = []
+    for i, (grid, step) in enumerate(zip(grids, steps, strict=True)):
+        sides = [(scales[i], scales[i]), (sqrt(scales[i] * scales[i + 1]),) * 2]
+        for ratio in ratios[i]:
+            wide = (scales[i] * sqrt(ratio), scales[i] / sqrt(ratio))
+            sides += [wide, wide[::-1]]
+        half = 0.5 * np.minimum(np.asarray(sides, np.float32), 1 if clip else np.inf)           # (k, 2)
+        centre = (np.arange(grid, dtype=np.float32) + np.float32(0.5)) / np.float32(size / step)
+        centres = np.stack(np.meshgrid(centre, centre), -1)[:, :, None]                         # (grid, grid, 1, 2)
+        boxes.append(np.concatenate([centres - half, centres + half], -1).reshape(-1, 4) * np.float32(size))
+    return np.concatenate(boxes).astype(np.float32)
 
 
 def inside_image(boxes: jax.Array, height: float | jax.Array, width: float | jax.Array,
