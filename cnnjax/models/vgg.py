@@ -28,7 +28,7 @@ class VGG(nn.Module):
     `initializer`: "paper" is N(0, 0.01) with zero biases, from which only net A trains: the paper starts the deeper
     ones from it (see `grow`). "glorot" is the way without, that its footnote names. The default "he" suits the
     rectifiers and trains all depths from scratch. `pool_to` averages pool5 to a fixed grid, as torchvision (7). `width`
-    is the first stage's filters.
+    is the first stage's filters. With `pool_ceil` the pools round up, as SSD's third does (75 to 38).
     """
 
     num_classes: int = 1000
@@ -37,6 +37,7 @@ class VGG(nn.Module):
     hidden: int = 4096
     batch_norm: bool = False
     pool_to: int | None = None
+    pool_ceil: bool = False
     dropout: float = 0.5
     initializer: Literal["he", "paper", "glorot"] = "he"
     bn_axis_name: str | None = None
@@ -55,7 +56,7 @@ class VGG(nn.Module):
                     x = BatchNorm(self.bn_axis_name, name=f"norm{s}_{c}")(x, train=train)
                 x = nn.relu(x)
             stages[f"conv{s}"] = x = tap(self, f"conv{s}", x)
-            x = nn.max_pool(x, (2, 2), (2, 2))
+            x = nn.max_pool(x, (2, 2), (2, 2), "SAME" if self.pool_ceil else "VALID")
         if self.pool_to is not None:
             x = adaptive_mean(x, self.pool_to)
         stages["pool5"] = x = tap(self, "pool5", x)                             # (N, 7, 7, 512)
