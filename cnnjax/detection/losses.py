@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
 
 def smooth_l1(x: jax.Array, beta: float = 1.0) -> jax.Array:
@@ -34,3 +35,14 @@ def box_loss(deltas: jax.Array, targets: jax.Array, positive: jax.Array, count: 
     """
     rows = smooth_l1(deltas - targets, beta).sum(-1)
     return jnp.where(positive, rows, 0).sum() / jnp.maximum(count, 1)
+
+
+def total_count(count: jax.Array, axis_name: str | None) -> jax.Array:
+    """What a loss is divided by for `count` positives of a device: their mean over the devices of `axis_name`, at
+    least one in all.
+
+    The mean of the devices' losses is then the loss of the whole minibatch on one.
+    """
+    if axis_name is None:
+        return jnp.maximum(count, 1)
+    return jnp.maximum(lax.psum(count, axis_name), 1) / lax.axis_size(axis_name)
