@@ -39,10 +39,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
     with workdirs.claim(workdir, config):
         data = datasets.load(config.data, config.seed)
         workdirs.write(workdir / "data.json", workdirs.to_json({
-            "classes": data.classes, "train": len(data.train), "test": len(data.test),
-            "skipped": data.skipped}, indent=1) + "\n")
-        for line in data.skipped:
-            print(f"skipped {line}")
+            "classes": data.classes, "train": len(data.train), "test": len(data.test), "skipped": data.skipped,
+            "unused": data.unused, "notes": data.notes, "split": dict(data.split)}, indent=1) + "\n")
+        for line in data.said():
+            print(line)
         for kind in config.detectors:
             if not (workdir / "cells" / kind / "result.json").exists():
                 cell(kind, config, data, workdir)
@@ -141,8 +141,10 @@ def report(workdir: Path) -> Path:
     for kind in results:
         parts += [html.heading(detectors.TITLES[kind]),
                   html.image(figures / f"{kind}.png", "Above what is there, below what was found.")]
-    if data["skipped"]:
-        parts += [html.heading(f"{len(data['skipped'])} faults skipped"), html.code("\n".join(data["skipped"]))]
+    for title, lines in (("faulty, skipped", data["skipped"]), ("not used", data.get("unused")),
+                         ("notes on the data", data.get("notes"))):
+        if lines:
+            parts += [html.heading(f"{len(lines)} {title}"), html.code("\n".join(lines))]
     parts += [html.heading("Config"), html.code((workdir / "config.json").read_text())]
     workdirs.write(workdir / "table.md", "\n".join(tables.markdown(*t) for t in (main, classes, recall)))
     path = workdir / "report.html"

@@ -1,86 +1,201 @@
-"""Detection sets in COCO's JSON: `annotations/instances_<split>.json` and the images in a folder `<split>`."""
+"""Detection sets in COCO's JSON, as COCO itself lays them out and as annotation tools export them.
+
+A split is `annotations/instances_<split>.json`, or any JSON file of its name, or the one in the folder of its name
+(`train/_annotations.coco.json`); a single file of no split's name is the whole set.
+"""
 
 import json
-from pathlib import Path, PurePosixPath
-from typing import Any
+import math
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeGuard
 
-from cnnjax.config import nearest, user_path
-from cnnjax.data.detection import DetectionSet, Entry, Faults, assemble
+from cnnjax.data import decode, files
+from cnnjax.data.annotations import Entry, Faults, Object, Part, Source
 from cnnjax.errors import UserError
 
+_OTHER = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")      # that COCO has beside instances_
+_WORDS = ("instances", "annotations", "annotation", "coco", "labels", "result", "results")
 
-def read(path: str, train_split: str, test_split: str, classes: tuple[str, ...],
-         faults: Faults) -> tuple[DetectionSet, DetectionSet, tuple[str, ...]]:
-    """The two splits and the classes: those of the JSON in order of their ids, or the ones given.
 
-    A box is `[x, y, width, height]`, already continuous; `iscrowd` makes an object difficult. Raises UserError.
+def read(root: Path, faults: Faults) -> Source:
+    """The splits below `root`. Classes are the categories of each file in order of their ids.
+
+    A box is `[x, y, width, height]`, already continuous; `iscrowd` makes an object difficult. Two categories of one
+    name are one class. An image's size is read from the image where the annotation does not give it. Raises UserError
+    where there is no JSON file.
     """
-    root = user_path(path)
-    found: dict[str, dict[str, Any]] = {split: _parse(root, split) for split in {train_split, test_split}}
-    known: dict[int, str] = {c["id"]: c["name"] for c in found[train_split]["categories"]}
-    names = tuple(classes) or tuple(known[i] for i in sorted(known))
-    for name in names:
-        if name not in known.values():
-            raise UserError(f"data.classes: {name!r} is no category of {path}{nearest(name, known.values())}")
-    train, test = (_split(root, split, found[split], names, faults) for split in (train_split, test_split))
-    return train, test, names
+    tree = files.walk(root)
+    images = files.Index(tree.files, decode.SUFFIXES)
+    found: dict[str, list[str]] = {}
+    for name in tree.files:
+        folder, _, last = name.rpartition("/")
+        if last.lower().endswith(".json") and not last.startswith(_OTHER) and folder.count("/") < 2:
+            found.setdefault(_split(name), []).append(name)
+    instances = {split: official for split, names in found.items()
+                 if (official := [name for name in names if name.rpartition("/")[2].startswith("instances_")])}
+    found = instances or found
+    if not found:
+        raise UserError(f"data.path {root}: no annotation file (*.json) in it; expected "
+                        "annotations/instances_<split>.json")
+    return Source({split: partial(_part, root, split, names, images, faults) for split, names in found.items()},
+                  "annotations/instances_{}.json")
 
 
-def _parse(root: Path, split: str) -> dict[str, Any]:
-    file = root / "annotations" / f"instances_{split}.json"
+def _split(name: str) -> str:
+    """The split of a JSON file: what its name has beside `instances` and the like, else its folder's, else none."""
+    folder, _, last = name.rpartition("/")
+    stem = last.rpartition(".")[0]
+    words = [word for word in stem.replace(".", "_").replace("-", "_").split("_") if word]
+    rest = "_".join(word for word in words if word.casefold() not in _WORDS)
+    if rest:
+        return stem.removeprefix("instances_") if stem.startswith("instances_") else rest
+    return next((part for part in folder.split("/") if files.split_of(part)), "")
+
+
+def _part(root: Path, split: str, names: list[str], images: files.Index, faults: Faults) -> Part:
+    if len(names) > 1:
+        raise UserError(f"data.path {root}: {len(names)} files could be the annotations"
+                        f"{f' of split {split!r}' if split else ''}: {', '.join(names[:4])}; keep one of them there")
+    file, folder = root / names[0], names[0].rpartition("/")[0]
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        _check(content)
-    except FileNotFoundError:
-        raise UserError(f"data.path {root}: no file annotations/instances_{split}.json") from None
-    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+        content = json.loads(files.read_text(file))
+        categories = _categories(content)
+        listed = _images(content, file, faults)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: not a COCO annotation file ({type(error).__name__}: {error})") from None
-    return content
+    objects = _objects(content, [image["id"] for image in listed], categories, file, faults)
+    places = _places(split, folder, images)
+    entries = []
+    for image in listed:
+        entry = _entry(root, file, folder, image, objects, images, places, faults)
+        entries += [entry] if entry is not None else []
+    return Part(entries, _classes(content, categories, file, faults))
 
 
-_FIELDS: dict[str, dict[str, Any]] = {
-    "images": {"id": int, "file_name": str, "height": int, "width": int},
-    "categories": {"id": int, "name": str},
-    "annotations": {"image_id": int, "category_id": int, "bbox": list},
-}
+def _places(split: str, folder: str, images: files.Index) -> list[str]:
+    """The folders in which the images of a split may lie; all, where there are none of its name."""
+    own = [place for place in (split, f"images/{split}", f"{split}/images") if split and images.has(place)]
+    if not own and (folder.casefold() not in ("", "annotations") and images.has(folder)):
+        own = [folder]
+    return own or [place for place in ("images", "") if images.has(place)] or [""]
 
 
-def _check(content: Any) -> None:
-    """Raises KeyError, TypeError or ValueError, saying where, for a field that is missing or of another type, an id
-    that is there twice or is not there, and an image that would lie outside of its folder."""
-    for part, fields in _FIELDS.items():
+def _entry(root: Path, file: Path, folder: str, image: dict[str, Any], objects: dict[Any, list[Object]],
+           images: files.Index, places: list[str], faults: Faults) -> Entry | None:
+    name = image.get("file_name")
+    if not isinstance(name, str) or not name.strip():
+        faults.found(file, f"image {image['id']} has no file_name")
+        return None
+    above = ".." in name.replace("\\", "/").split("/")
+    found = images.find(name, [folder] if above else places)
+    if len(found) != 1:
+        reason = "no such image file" if not found else f"several images could be meant: {', '.join(found)}"
+        if above and not found:
+            reason = f"the image {name!r} lies outside of its folder"
+        faults.found(file if above else root / places[0] / name, reason)
+        return None
+    height, width = (_side(image.get(side)) for side in ("height", "width"))
+    return Entry(root / found[0], file, (height, width) if height and width else None, objects.get(image["id"], []))
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of JSON is a number that a float holds (NaN and infinity are such, true and false are not)."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**62)
+
+
+def _side(value: Any) -> int | None:
+    """A side of an image in pixels; None for what is none: it is read from the image then."""
+    return int(value) if _is_number(value) and 0 < value < 2**31 and value == int(value) else None
+
+
+def _categories(content: Any) -> dict[Any, str]:
+    """The categories' names by their ids. Raises KeyError, TypeError or ValueError, saying where."""
+    for part in ("images", "categories", "annotations"):
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise TypeError(f"it has no list {part!r}")
-        for i, entry in enumerate(content[part]):
-            for field, kind in fields.items():
-                if not isinstance(entry, dict) or type(entry.get(field)) is not kind:
-                    raise TypeError(f"{part}[{i}] has no {field!r} of type {kind.__name__}")
-    for part, field in (("images", "id"), ("categories", "id"), ("categories", "name")):
-        values = [entry[field] for entry in content[part]]
-        if len(set(values)) < len(values):
-            raise ValueError(f"two of the {part} have the same {field}")
-    for image in content["images"]:
-        name = PurePosixPath(image["file_name"])
-        if not name.name or name.is_absolute() or ".." in name.parts:
-            raise ValueError(f"the image {image['file_name']!r} lies outside of its folder")
-    images, categories = ({entry["id"] for entry in content[part]} for part in ("images", "categories"))
-    for i, entry in enumerate(content["annotations"]):
-        if entry["image_id"] not in images or entry["category_id"] not in categories:
-            raise ValueError(f"annotations[{i}] is of an unknown image or category")
-        if len(entry["bbox"]) != 4 or any(type(side) not in (int, float) for side in entry["bbox"]):
-            raise ValueError(f"annotations[{i}] has the bbox {entry['bbox']!r}, expected four numbers")
-        if entry.get("iscrowd", 0) not in (0, 1):
-            raise ValueError(f"annotations[{i}] has iscrowd {entry['iscrowd']!r}, expected 0 or 1")
+    names: dict[Any, str] = {}
+    for i, category in enumerate(content["categories"]):
+        for field, kind in (("id", int), ("name", str)):
+            if not isinstance(category, dict) or type(category.get(field)) is not kind:
+                raise TypeError(f"categories[{i}] has no {field!r} of type {kind.__name__}")
+        name = category["name"].strip()
+        if not name:
+            raise ValueError(f"categories[{i}] has no name")
+        if names.setdefault(category["id"], name) != name:
+            raise ValueError(f"two of the categories have the same id, {category['id']}: {names[category['id']]!r} and "
+                             f"{name!r}")
+    return names
 
 
-def _split(root: Path, split: str, content: dict[str, Any], names: tuple[str, ...], faults: Faults) -> DetectionSet:
-    name_of = {c["id"]: c["name"] for c in content["categories"]}
-    objects: dict[Any, list[tuple[str, list[float], bool, bool]]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        x, y, width, height = annotation["bbox"]
-        objects[annotation["image_id"]].append((name_of[annotation["category_id"]], [x, y, x + width, y + height],
-                                                bool(annotation.get("iscrowd", 0)), False))
-    file = root / "annotations" / f"instances_{split}.json"
-    entries = [Entry(root / split / image["file_name"], file, (image["height"], image["width"]), objects[image["id"]])
-               for image in content["images"]]
-    return assemble(entries, names, faults)
+def _images(content: dict[str, Any], file: Path, faults: Faults) -> list[dict[str, Any]]:
+    """The images, without those that have no id. Raises ValueError where two have one, so that objects could be of
+    either."""
+    images: dict[Any, dict[str, Any]] = {}
+    for i, image in enumerate(content["images"]):
+        if not isinstance(image, dict) or type(image.get("id")) not in (int, str):
+            faults.found(file, f"images[{i}] has no 'id' of type int")
+        elif image["id"] not in images:
+            images[image["id"]] = image
+        elif image.get("file_name") == images[image["id"]].get("file_name"):
+            faults.found(file, f"images[{i}] is there twice (id {image['id']})")
+        else:
+            raise ValueError(f"two of the images have the same id, {image['id']}")
+    return list(images.values())
+
+
+def _classes(content: dict[str, Any], categories: dict[Any, str], file: Path, faults: Faults) -> tuple[str, ...]:
+    """The classes in order of their categories' ids. Two categories of one name are one class; a category that has no
+    object and is only the parent of others, as some exports have at their root, is none."""
+    used = Counter(str(a.get("category_id")) for a in content["annotations"] if isinstance(a, dict))
+    parents = {c["supercategory"].strip() for c in content["categories"]
+               if isinstance(c.get("supercategory"), str) and c["supercategory"] != c["name"]}
+    with_objects = {name for i, name in categories.items() if used[str(i)]}
+    ids: dict[str, list[int]] = {}
+    for i, name in sorted(categories.items()):
+        ids.setdefault(name, []).append(i)
+    order: dict[str, int] = {}
+    for name, same in ids.items():
+        of_objects = [i for i in same if used[str(i)]]
+        if len(of_objects) > 1:
+            faults.note(f"{file}: the categories {', '.join(map(str, of_objects))} have the same name {name!r}: they "
+                        "are one class")
+        elif len(same) > 1:
+            faults.left_out(f"{file}: {len(same) - 1} of the {len(same)} categories named {name!r} without an object")
+        if name in parents and name not in with_objects and len(ids) > 1:
+            faults.left_out(f"{file}: the category {name!r}, the parent of others, without an object")
+        else:
+            order[name] = min(of_objects or same)
+    return tuple(sorted(order, key=order.__getitem__))
+
+
+def _objects(content: dict[str, Any], images: list[Any], categories: dict[Any, str], file: Path,
+             faults: Faults) -> dict[Any, list[Object]]:
+    """The objects by the ids of `images`. One of an unknown image or category is a fault."""
+    objects: dict[Any, list[Object]] = {image: [] for image in images}
+    for i, annotation in enumerate(content["annotations"]):
+        where = f"annotations[{i}]"
+        if not isinstance(annotation, dict):
+            faults.found(file, f"{where} is {annotation!r:.40}, expected an object")
+            continue
+        image, category = annotation.get("image_id"), annotation.get("category_id")
+        for of, known, what in ((image, objects, "image"), (category, categories, "category")):
+            if isinstance(of, bool) or not isinstance(of, int | float | str) or of not in known:
+                faults.found(file, f"{where} is of the {what} {of!r:.40}, which is not in the list")
+                break
+        else:
+            objects[image].append(_object(where, annotation, categories[category]))
+    return objects
+
+
+def _object(where: str, annotation: dict[str, Any], name: str) -> Object:
+    """An annotation; where its box or iscrowd cannot be read, the reason stands in place of its box."""
+    bbox, crowd, area = annotation.get("bbox"), annotation.get("iscrowd") or 0, annotation.get("area")
+    if crowd not in (0, 1):
+        return Object(name, f"({where}): iscrowd is {crowd!r:.40}, expected 0 or 1")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        return Object(name, f"({where}): bbox is {bbox!r:.80}, expected four numbers")
+    x, y, width, height = bbox
+    pixels = float(area) if _is_number(area) else math.nan
+    return Object(name, [x, y, x + width, y + height], bool(crowd), area=pixels if 0 <= pixels < math.inf else None)

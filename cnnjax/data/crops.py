@@ -51,14 +51,11 @@ class TfdsRecords:
 
     def _source(self) -> tuple[Any, str, str]:
         if self._opened is None:
-            import tensorflow_datasets
-
             from cnnjax.data import tfds
 
             name, path, split = self._where
             opened = tfds.open_prepared(name, path)
-            skip = {opened.image_key: tensorflow_datasets.decode.SkipDecoding()}
-            source = opened.builder.as_data_source(split, decoders=skip)
+            source = tfds.undecoded(opened.builder, split, opened.image_key)
             self._opened = source, opened.image_key, opened.label_key
         return self._opened
 

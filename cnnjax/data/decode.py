@@ -67,6 +67,12 @@ def open_header(data: bytes, name: str) -> Image.Image:
     return image
 
 
+def load(image: Image.Image, name: str) -> None:
+    """Decodes the image's pixels in place. Raises `BadImage`."""
+    with _named(name):
+        image.load()
+
+
 _TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
           8: Image.Transpose.ROTATE_90}
@@ -83,8 +89,7 @@ def orientation(image: Image.Image, name: str) -> int:
     if image.format == "TIFF":
         return 1
     if image.format == "PNG":
-        with _named(name):
-            image.load()
+        load(image, name)
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except BROKEN:

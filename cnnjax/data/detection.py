@@ -1,13 +1,13 @@
 """Annotated images for detection: one layout of objects, images in a few static sizes, batches by step number.
 
-Whatever the source (`voc`, `tfds`, `coco`, `scatter`), boxes are `(x1, y1, x2, y2)`, float32, continuous pixel
+Whatever the source (`READERS`, `voc_tfds`, `scatter`), boxes are `(x1, y1, x2, y2)`, float32, continuous pixel
 coordinates from the upper left corner of the upright image. What is wrong with an image or a box is refused by file
 name and reason, or skipped, counted and listed, as `data.on_error` says.
 """
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +15,13 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from cnnjax.data import decode
-from cnnjax.errors import UserError, one_line
+from cnnjax.config import nearest, user_path
+from cnnjax.data import coco, decode, voc
+from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, usable_box
+from cnnjax.data.holdout import TEST_SHARE, held_out
+from cnnjax.data.sets import summary
+from cnnjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
@@ -30,6 +33,7 @@ class Objects(NamedTuple):
     classes: np.ndarray         # (G,) int32, from 0
     difficult: np.ndarray       # (G,) bool: neither trained on nor counted in evaluation
     truncated: np.ndarray       # (G,) bool: cut by the border or hidden in part
+    areas: np.ndarray | None = None     # (G,) float64, annotated, by which COCO tells sizes; None: those of the boxes
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, int, bool, bool]]) -> "Objects":
@@ -53,63 +57,112 @@ class DetectionSet:
 
 
 class DetectionData(NamedTuple):
-    """The two splits of a detection data set; `skipped` has one line for each image or box left out, and for each class
-    whose objects are."""
+    """The two splits of a detection data set, and what there is to say of it, a line each."""
 
     train: DetectionSet
     test: DetectionSet
     classes: tuple[str, ...]
-    skipped: tuple[str, ...]
+    skipped: tuple[str, ...] = ()       # faulty images and boxes, skipped since data.on_error says so
+    unused: tuple[str, ...] = ()        # what is there and not used though nothing is wrong with it, as by data.classes
+    notes: tuple[str, ...] = ()         # choices that were made here, such as a test split drawn by seed
+    split: Mapping[str, tuple[str, ...]] = {}       # the images of "train" and "test", where they were drawn by seed
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """All that is there and not used: `skipped` and `unused`."""
+        return self.skipped + self.unused
+
+    def said(self) -> list[str]:
+        """What is told at the start of a run, a line each: the notes, and how much is not used."""
+        parts = (self.skipped, "faulty, skipped"), (self.unused, "not used")
+        return [*self.notes, *(summary(lines, what) for lines, what in parts if lines)]
 
 
-class Faults:
-    """What to do with a faulty image or box: stop with UserError, or skip and keep a line of it."""
-
-    def __init__(self, on_error: str) -> None:
-        if on_error not in ("stop", "skip"):
-            raise UserError(f"data.on_error: found {on_error!r}, expected 'stop' or 'skip'")
-        self.on_error = on_error
-        self.skipped: list[str] = []
-
-    def found(self, file: str | Path, reason: str) -> None:
-        """Raises UserError naming file and reason, or notes that they were skipped."""
-        if self.on_error == "stop":
-            raise UserError(f"{file}: {reason}; mend the file or set data.on_error=skip")
-        self.skipped.append(f"{file}: {reason}")
-
-    def left_out(self, line: str) -> None:
-        """Notes what is left out whatever `on_error` says, since nothing is wrong with it."""
-        self.skipped.append(line)
+READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco": coco.read}
+"""The formats of files, by the name of data.source."""
 
 
 def load(config: Any, seed: int) -> DetectionData:
     """The data set that `config` (the `data` group of an experiment's config) names by its `source`.
 
-    Raises UserError for an unknown source, a missing path or split, and, with `on_error="stop"`, the first fault.
+    A set without splits, or an empty test_split, has `test_share` of its images held out, drawn by `seed`. Raises
+    UserError for an unknown source, a missing path or split, a split without an object that counts, and, with
+    `on_error="stop"`, the first fault.
     """
-    from cnnjax.data import coco, scatter, voc  # they import this module
+    from cnnjax.data import scatter, voc_tfds  # they import this module
 
     if config.source == "scatter":
         train = scatter.scatter("train", config.train_images, config.size, seed)
         test = scatter.scatter("test", config.test_images, config.size, seed)
-        return DetectionData(train, test, scatter.CLASSES, ())
+        return DetectionData(train, test, scatter.CLASSES)
     faults = Faults(config.on_error)
-    if config.source == "voc":
-        train, test, classes = voc.read(config.path, config.train_split, config.test_split, config.classes, faults)
-    elif config.source == "tfds":
-        train, test, classes = voc.read_tfds(config.path, config.train_split, config.test_split, faults)
-    elif config.source == "coco":
-        train, test, classes = coco.read(config.path, config.train_split, config.test_split, config.classes, faults)
+    split: dict[str, tuple[str, ...]] = {}
+    if config.source == "tfds":
+        train, test, classes = voc_tfds.read(config.path, config.train_split, config.test_split, faults)
+    elif config.source in READERS:
+        train, test, classes, split = _read(config, seed, faults)
     else:
-        raise UserError(f"data.source: found {config.source!r}, expected 'scatter', 'voc', 'tfds' or 'coco'")
-    for images, split in ((train, config.train_split), (test, config.test_split)):
+        raise UserError(f"data.source: found {config.source!r}, expected one of scatter, tfds, {', '.join(READERS)}")
+    for images, name in ((train, config.train_split), (test, config.test_split)):
         if not len(images):
-            raise UserError(f"data.path {config.path}: no usable image in split {split!r}")
+            raise UserError(f"data.path {config.path}: no usable image in split {name!r}")
         if all(objects.difficult.all() for objects in images.objects):
             raise UserError(f"data.path {config.path}: no object of {', '.join(classes) or 'any class'} in split "
-                            f"{split!r}, but for difficult ones: nothing to train on or to count; name other splits or "
+                            f"{name!r}, but for difficult ones: nothing to train on or to count; name other splits or "
                             "data.classes")
-    return DetectionData(train, test, classes, tuple(faults.skipped))
+    trained = {c for objects in train.objects for c in objects.classes[~objects.difficult].tolist()}
+    if len(trained) < len(classes):
+        names = [name for c, name in enumerate(classes) if c not in trained]
+        faults.note(f"no object to train on, but for difficult ones, of {len(names)} of the {len(classes)} classes: "
+                    f"{', '.join(names)}")
+    return DetectionData(train, test, classes, tuple(faults.skipped), tuple(faults.unused), tuple(faults.notes), split)
+
+
+def _read(config: Any, seed: int, faults: Faults,
+          ) -> tuple[DetectionSet, DetectionSet, tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The two splits, the classes, and the names of the images of each split where they were drawn by seed."""
+    root = user_path(config.path)
+    if not config.path or not root.is_dir():
+        raise UserError(f"data.path {config.path}: no such folder")
+    source = READERS[config.source](root, faults)
+    train_names, test_names = choose_splits(source, root, config.train_split, config.test_split, faults)
+    parts = {name: source.parts[name]() for name in dict.fromkeys(train_names + test_names)}
+    classes = _classes([parts[name] for name in train_names], list(parts.values()), tuple(config.classes), config.path)
+
+    train = [entry for name in train_names for entry in parts[name].entries]
+    test = [entry for name in test_names for entry in parts[name].entries]
+    split = {}
+    if not test_names:
+        names = [_name(entry, root) for entry in train]
+        held = held_out(names, share := config.get("test_share", TEST_SHARE), seed, str(root))
+        test = [entry for entry, out in zip(train, held, strict=True) if out]
+        train = [entry for entry, out in zip(train, held, strict=True) if not out]
+        split = {"train": tuple(_name(entry, root) for entry in train),
+                 "test": tuple(_name(entry, root) for entry in test)}
+        faults.note(f"no test split in {root}: {len(test)} of its {len(names)} images are it, drawn by seed {seed} "
+                    f"(data.test_share={share:g})")
+    elif both := {entry.image for entry in train} & {entry.image for entry in test}:
+        faults.note(f"{len(both)} image{'s are' if len(both) > 1 else ' is'} both in the training split and in the "
+                    "test split")
+    chosen = bool(config.classes)
+    return (assemble(train, classes, faults, config.train_split, chosen),
+            assemble(test, classes, faults, config.test_split, chosen), classes, split)
+
+
+def _name(entry: Entry, root: Path) -> str:
+    return entry.image.relative_to(root).as_posix() if entry.image.is_relative_to(root) else str(entry.image)
+
+
+def _classes(trained: Sequence[Part], parts: Sequence[Part], chosen: tuple[str, ...], path: str) -> tuple[str, ...]:
+    """The classes `chosen` by data.classes; otherwise those that the training splits give, or the names of all objects,
+    sorted. Raises UserError for a chosen one that is not there."""
+    given = [part.classes for part in trained if part.classes is not None]
+    found = {obj.name for part in parts for entry in part.entries for obj in entry.objects} - {""}
+    known = tuple(dict.fromkeys(name for names in given for name in names)) if given else tuple(sorted(found))
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"data.classes: no object {name!r} in {path}{nearest(name, known)}")
+    return chosen or known
 
 
 # Images
@@ -123,64 +176,43 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 def probe(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of the upright image and as stored, after decoding all of the file's data.
 
-    Raises OSError with the reason when the file is missing, no image or cut short.
+    The size that the file declares is read before. Raises `decode.BadImage` when it is no image, too large or cut
+    short.
     """
-    with Image.open(path, formats=("JPEG", "PNG")) as file:
-        if file.width * file.height > decode.MAX_PIXELS:
-            raise OSError(f"{file.width}x{file.height} pixels, more than {decode.MAX_PIXELS:,}")
-        stored = file.height, file.width
-        turned = file.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        file.draft("RGB", (max(1, file.width // 8), max(1, file.height // 8)))      # JPEG: all the data, few pixels
-        file.load()
-    return (stored[::-1] if turned else stored), stored
+    name = "it"
+    image = decode.open_header(decode.read_file(path), name)
+    stored = image.height, image.width
+    width, height = decode.upright_size(image, name)
+    image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))       # JPEG: all the data, few pixels
+    decode.load(image, name)
+    return (height, width), stored
 
 
 def probe_all(paths: Sequence[Path]) -> list[tuple[tuple[int, int], tuple[int, int]] | str]:
     """`probe` of each file, or the reason why it cannot be read."""
     def one(path: Path) -> Any:
+        if not path.is_file():
+            return "no such image file"
         try:
             return probe(path)
-        except FileNotFoundError:
-            return "no such image file"
-        except decode.BROKEN as error:
-            return f"unreadable image ({one_line(error)})"
+        except decode.BadImage as error:
+            return f"unreadable image ({error})"
 
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(one, paths))
 
 
-def usable_box(box: Sequence[float], height: int, width: int) -> list[float] | str:
-    """The box clipped to the image, or the reason why it is none: not finite, reversed, empty or outside."""
-    x1, y1, x2, y2 = map(float, box)
-    if not np.isfinite(box).all():
-        return f"box {tuple(box)} is not finite"
-    if x2 < x1 or y2 < y1:
-        return f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed"
-    if x2 == x1 or y2 == y1:
-        return f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) has no area"
-    clipped = [min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height)]
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        return f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) lies outside the image of {width}x{height}"
-    return clipped
-
-
-class Entry(NamedTuple):
-    """One image as an annotation file has it."""
-
-    image: Path
-    annotation: Path
-    size: tuple[int, int] | None                                # height and width, where the annotation gives them
-    objects: Sequence[tuple[str, Sequence[float], bool, bool]]  # name, continuous box, difficult, truncated
-
-
-def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults) -> DetectionSet:
+def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, split: str,
+             chosen: bool) -> DetectionSet:
     """The set of all images that can be read, with their usable boxes of the given classes.
 
-    An image that its EXIF tag turns is turned, unless the annotation gives the size of the image as it is stored.
+    Objects of other classes are counted; `chosen`: the classes are those that data.classes names. An image that its
+    orientation tag turns is turned, unless the annotation gives the size of the image as it is stored.
     """
     kept: list[Path] = []
     sizes, objects, upright = [], [], []
     others: Counter[str] = Counter()
+    index = {name: c for c, name in enumerate(classes)}
     for entry, probed in zip(entries, probe_all([e.image for e in entries]), strict=True):
         if isinstance(probed, str):
             faults.found(entry.image, probed)
@@ -190,26 +222,47 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults) -
         if entry.size not in (None, size):
             faults.found(entry.image, f"the image is {width}x{height}, its annotation has another size")
             continue
-        rows = []
-        for name, corners, difficult, truncated in entry.objects:
-            if name in classes:
-                box = usable_box(corners, height, width)
-                if isinstance(box, str):
-                    faults.found(entry.annotation, f"{name} {box}")
-                else:
-                    rows.append((box, classes.index(name), difficult, truncated))
-            else:
-                others[name] += 1
+        rows, areas = [], []
+        for obj in entry.objects:
+            if obj.name and obj.name not in index:
+                others[obj.name] += 1
+                continue
+            box: Any = obj.box
+            if not isinstance(box, str):
+                scale = (width, height, width, height) if entry.relative else (1, 1, 1, 1)
+                box = usable_box([side * n for side, n in zip(box, scale, strict=True)], height, width)
+            if isinstance(box, str):
+                faults.found(entry.annotation, f"{obj.name} {box}".strip())
+                continue
+            rows.append((box, index[obj.name], obj.difficult, obj.truncated))
+            areas.append(obj.area)
         kept.append(entry.image)
         sizes.append(size)
-        objects.append(Objects.of(rows))
+        objects.append(_with_areas(Objects.of(rows), areas))
         upright.append(size == turned)
-    for name, count in sorted(others.items()):
-        where = entries[0].annotation.parent
-        faults.left_out(f"{where}: {count} object{'s' * (count > 1)} of {name!r}, which is none of the classes "
-                        f"{', '.join(classes)}")
+    if others and chosen:
+        counts = ", ".join(f"{name} {count}" for name, count in sorted(others.items()))
+        faults.left_out(f"split {split!r}: {_objects(others.total())} of classes that data.classes does not name "
+                        f"({counts})")
+    elif others:
+        for name, count in sorted(others.items()):
+            faults.left_out(f"split {split!r}: {_objects(count)} of {name!r}, which is none of the classes "
+                            f"{', '.join(classes)}")
     return DetectionSet(tuple(p.name for p in kept), np.array(sizes).reshape(-1, 2), tuple(objects),
                         lambda i: read_image(kept[i], upright[i]))
+
+
+def _objects(count: int) -> str:
+    return f"{count} object{'s' * (count != 1)}"
+
+
+def _with_areas(objects: Objects, areas: Sequence[float | None]) -> Objects:
+    """The objects with the areas that were annotated, and their boxes' where one is None; unchanged where all are."""
+    if all(area is None for area in areas):
+        return objects
+    boxes = objects.boxes.astype(np.float64)
+    own = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return objects._replace(areas=np.array([o if a is None else a for a, o in zip(areas, own, strict=True)]))
 
 
 # Static sizes

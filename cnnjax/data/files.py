@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cnnjax.errors import UserError, one_line
@@ -77,3 +78,76 @@ def walk(base: Path, below: Iterable[str] = ("",)) -> Tree:
     for names in tree:
         names.sort()
     return tree
+
+
+class Index:
+    """Files of some suffixes, found by the names that lists and annotations give them.
+
+    `names` are "/"-separated, relative to one folder; `suffixes` are in lower case, such as `decode.SUFFIXES`.
+    """
+
+    def __init__(self, names: Iterable[str], suffixes: Sequence[str]) -> None:
+        self.names = [name for name in names if name.lower().endswith(tuple(suffixes))]
+        self._suffixes = tuple(suffixes)
+        self._all = set(self.names)
+        self._in: dict[tuple[str, str], list[str]] = defaultdict(list)      # of a folder and a stem
+        self._below: dict[tuple[str, str], list[str]] = defaultdict(list)   # of a folder at any height and a stem
+        self._folders: set[str] = set()
+        for name in self.names:
+            path = PurePosixPath(name.casefold())
+            stem = self.stem(path.name)
+            self._in[_folder(path.parent), stem].append(name)
+            for above in path.parents:
+                self._below[_folder(above), stem].append(name)
+                self._folders.add(_folder(above))
+
+    def stem(self, name: str) -> str:
+        """A file's name without folder, and without suffix where it is one of the index's, in lower case."""
+        name = name.replace("\\", "/").rpartition("/")[2].casefold()
+        return next((name[: -len(suffix)] for suffix in self._suffixes if name.endswith(suffix)), name)
+
+    def has(self, folder: str) -> bool:
+        """Whether a file lies in or below that folder, in any case of letters."""
+        return folder.casefold() in self._folders
+
+    def find(self, wanted: str, folders: Sequence[str] = ("",)) -> list[str]:
+        """The file that `wanted` means, looked for in each of `folders` in turn; more than one where it is not clear.
+
+        In a folder: the file of just that name; the one that differs in the case of letters or in the suffix alone;
+        such a one in a folder further down. A name with ".." must not leave the folder.
+        """
+        path = PurePosixPath(wanted.replace("\\", "/"))
+        parts = [part for part in path.parts if part not in ("/", ".") and not part.endswith(":")]
+        if not parts or not parts[-1].strip():
+            return []
+        for folder in folders:
+            whole = _inside(folder, parts)
+            if whole is None:
+                continue
+            if whole in self._all:
+                return [whole]
+            place, last = whole.casefold().rpartition("/")[0], parts[-1].casefold()
+            near = self._in.get((place, self.stem(last))) or (
+                self._below.get((folder.casefold(), self.stem(last))) if ".." not in parts else None) or (
+                self._in.get((place, PurePosixPath(last).stem)) or [])
+            same = [name for name in near if name.casefold().rpartition("/")[2] == last]
+            if near:
+                return same if len(same) == 1 else near
+        return []
+
+
+def _folder(path: PurePosixPath) -> str:
+    return "" if path == PurePosixPath(".") else str(path)
+
+
+def _inside(folder: str, parts: Sequence[str]) -> str | None:
+    """`folder` and `parts` as one name, its ".." resolved; None where they lead out."""
+    whole: list[str] = [part for part in folder.split("/") if part]
+    for part in parts:
+        if part != "..":
+            whole.append(part)
+        elif whole:
+            whole.pop()
+        else:
+            return None
+    return "/".join(whole)

@@ -44,10 +44,9 @@ class Splits(NamedTuple):
     left_out: tuple[str, ...] = ()
 
 
-def summary(left_out: Sequence[str]) -> str:
-    """One line that counts what was left out and shows the first three."""
-    more = "; ..." if len(left_out) > 3 else ""
-    return f"{len(left_out)} left out of the data: {'; '.join(left_out[:3])}{more}"
+def summary(lines: Sequence[str], what: str = "left out of the data") -> str:
+    """One line that counts `lines` and shows the first three."""
+    return f"{len(lines)} {what}: {'; '.join(lines[:3])}{'; ...' if len(lines) > 3 else ''}"
 
 
 def check_classes(classes: Sequence[str], where: str) -> None:

@@ -44,6 +44,23 @@ def builder(name: str, path: str) -> Any:
         raise UserError(f"data.source: TFDS set {name!r} cannot be opened: {_line(error)}") from None
 
 
+def undecoded(made: Any, split: str, image_key: str) -> Any:
+    """The records of a split of the builder `made`, their images as the bytes that they are kept as."""
+    return made.as_data_source(split, decoders={image_key: _library().decode.SkipDecoding()})
+
+
+def decode_image(feature: Any, data: bytes, name: str) -> np.ndarray:
+    """A record's image as TFDS decodes it: uint8 (H, W, C). The size that it declares is read before.
+
+    Raises `BadImage` naming it.
+    """
+    decode.open_header(data, name)
+    try:
+        return feature.decode_example_np(data)
+    except Exception as error:      # whatever the decoder raises for a broken file
+        raise decode.BadImage(f"{name} cannot be decoded: {_line(error)}") from None
+
+
 class Opened(NamedTuple):
     """A prepared image classification set: builder, two keys of a record, TFDS's names of train and test, classes."""
 
@@ -89,17 +106,18 @@ def read(name: str, config: ConfigDict) -> Splits:
 
     def build(target: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]:
         labels, skipped = {}, []
+        feature = opened.builder.info.features[opened.image_key]
         for split, theirs in opened.splits.items():
-            source = opened.builder.as_data_source(theirs)
+            source = undecoded(opened.builder, theirs, opened.image_key)
             values = np.zeros(len(source), np.int32)
 
             def image_at(i: int, source: Any = source, values: np.ndarray = values, theirs: str = theirs) -> np.ndarray:
                 try:
                     record = source[i]
-                    image = record[opened.image_key]
-                    values[i] = record[opened.label_key]
-                except Exception as error:      # whatever the record reader or the decoder raises for a broken file
+                    data, values[i] = record[opened.image_key], record[opened.label_key]
+                except Exception as error:      # whatever the record reader raises for a broken file
                     raise decode.BadImage(f"{folder}: record {i} of {theirs} cannot be read: {_line(error)}") from None
+                image = decode_image(feature, data, f"{folder}: record {i} of {theirs}")
                 return decode.resize_all(image[None], config.image_size)[0]
 
             def name_at(i: int, theirs: str = theirs) -> str:

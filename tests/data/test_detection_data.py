@@ -194,7 +194,7 @@ def test_objects_of_a_class_that_only_the_test_split_has_are_said(tmp_path):
     data = detection.load(coco_set(tmp_path, train=("car",), val=("car", "tram")), 0)
     assert data.classes == ("car",)
     assert [len(objects.classes) for objects in data.test.objects] == [1]
-    assert [line.split(": ")[1] for line in data.skipped] == ["1 object of 'tram', which is none of the classes car"]
+    assert [line.split(": ")[1] for line in data.unused] == ["1 object of 'tram', which is none of the classes car"]
 
 
 @pytest.mark.parametrize(("train", "val", "empty"), [((), ("car",), "train"), (("car",), (), "val")])

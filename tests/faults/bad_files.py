@@ -185,7 +185,7 @@ COCO: Kinds = {
     "xml": annotation(), "an image": PNG, "not quoted": "{images: []}", "a comma too many": '{"images": [],}',
     **{f"cut at {share} %": json.dumps(coco())[: len(json.dumps(coco())) * share // 100] for share in (5, 30, 60, 95)},
     "latin-1": json.dumps(coco()).replace("cat", "chaté").encode("latin-1"),
-    "utf-16": json.dumps(coco()).encode("utf-16"), "100,000 levels": "[" * 100_000,
+    "100,000 levels": "[" * 100_000,
     "5,000 digits": json.dumps(coco()).replace("16", "1" * 5000),
     **{f"no {part}": {k: v for k, v in coco().items() if k != part} for part in coco()},
     **{f"{part} is {what}": coco(**{part: value}) for part in coco()
@@ -193,18 +193,17 @@ COCO: Kinds = {
                            "lists": [[]]}.items()},
     "no image": coco(images=[], annotations=[]), "no category": coco(categories=[]),
     "an image without id": changed("images", id=...), "an image without name": changed("images", file_name=...),
-    "an image without height": changed("images", height=...), "an image's name is a number":
-        changed("images", file_name=3), "an image's name is empty": changed("images", file_name=""),
+    "an image's name is a number": changed("images", file_name=3),
+    "an image's name is empty": changed("images", file_name=""),
     "an image outside": changed("images", file_name="../../outside.png"),
     "an image at the root": changed("images", file_name="/etc/hostname"),
     "an image that is not there": changed("images", file_name="b.png"),
-    "an image's id is a list": changed("images", id=[7]), "an image's height is a word":
-        changed("images", height="high"), "an image's height is another": changed("images", height=17),
-    "an image's width is nan": changed("images", width=float("nan")), "two images of one id": doubled("images"),
+    "an image's id is a list": changed("images", id=[7]), "an image's height is another": changed("images", height=17),
+    "two images of one id": doubled("images", file_name="b.png"),
     "a category without id": changed("categories", id=...), "a category without name": changed("categories", name=...),
     "a category's id is a list": changed("categories", id=[3]), "a category's name is a number":
         changed("categories", name=5), "two categories of one id": doubled("categories", name="dog"),
-    "two categories of one name": doubled("categories", id=4), "ids of two types": doubled(
+    "ids of two types": doubled(
         "categories", id="x", name="dog"),
     "an object without image": changed("annotations", image_id=...), "an object without category":
         changed("annotations", category_id=...), "an object without box": changed("annotations", bbox=...),
