@@ -13,18 +13,21 @@ from cnnjax.evaluation.voc_ap import Detections, Truth
 def coco_ap(detections: Sequence[Detections], truths: Sequence[Truth], num_classes: int) -> dict[str, float]:
     """AP over IoU 0.5 to 0.95, AP50, AP75, AP of small, medium and large objects, and AR at 1, 10 and 100 boxes.
 
-    Difficult objects are passed as crowds: neither to be found nor wrong to find. A quantity of which
-    there is no object is nan.
+    An object is small, medium or large by the area that its annotation gives, often its mask's, else by its box's;
+    a detection by its box's. Difficult objects are passed as crowds: neither to be found nor wrong to find. A quantity
+    of which there is no object is nan.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     annotations: list[dict[str, Any]] = []
     for i, truth in enumerate(truths):
-        for box, cls, difficult in zip(truth.boxes, truth.classes, truth.difficult, strict=True):
-            x1, y1, x2, y2 = map(float, box)
+        corners = truth.boxes.astype(np.float64)
+        sides = corners[:, 2:] - corners[:, :2]
+        areas = sides.prod(-1) if truth.areas is None else truth.areas
+        for j, (cls, difficult) in enumerate(zip(truth.classes, truth.difficult, strict=True)):
             annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": int(cls),
-                                "bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1),
+                                "bbox": [*corners[j, :2].tolist(), *sides[j].tolist()], "area": float(areas[j]),
                                 "iscrowd": int(difficult)})
     rows = [np.concatenate([np.full((len(d.scores), 1), i), d.boxes[:, :2], d.boxes[:, 2:] - d.boxes[:, :2],
                             d.scores[:, None], d.classes[:, None]], 1) for i, d in enumerate(detections)]

@@ -33,6 +33,10 @@ class Truth(Protocol):
     def difficult(self) -> np.ndarray:
         """(G,) bool."""
 
+    @property
+    def areas(self) -> np.ndarray | None:
+        """(G,) pixels, where they are not those of the boxes."""
+
 
 class Curve(NamedTuple):
     """Precision and recall of one class after each detection, best first."""

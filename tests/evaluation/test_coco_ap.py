@@ -20,19 +20,24 @@ def scene(seed):
         corner = rng.uniform(0, 100, (6, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(5, 60, (6, 2))], 1).astype(np.float32)
         classes, difficult = rng.integers(0, 2, 6), rng.random(6) < 0.2
-        truths.append(Objects(boxes, classes.astype(np.int32), difficult, difficult))
+        truths.append(Objects(boxes, classes.astype(np.int32), difficult, difficult, rng.uniform(10, 12000, 6)))
         near = (boxes + rng.normal(0, 3, boxes.shape)).astype(np.float32)
         near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
         detections.append(Detections(near, rng.random(6).astype(np.float32), classes.astype(np.int32)))
     return detections, truths
 
 
-def test_it_is_what_pycocotools_says_of_the_same_json_files(tmp_path):
-    detections, truths = scene(0)
+@pytest.mark.parametrize("annotated", [True, False])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_is_what_pycocotools_says_of_the_same_json_files(tmp_path, seed, annotated):
+    """With the areas of masks, which put objects elsewhere among small, medium and large, and with those of boxes."""
+    detections, truths = scene(seed)
+    if not annotated:
+        truths = [t._replace(areas=None) for t in truths]
     annotations = [{"id": 1 + 6 * i + j, "image_id": i, "category_id": int(t.classes[j]),
                     "iscrowd": int(t.difficult[j]),
                     "bbox": [*map(float, b[:2]), float(b[2] - b[0]), float(b[3] - b[1])],
-                    "area": float((b[2] - b[0]) * (b[3] - b[1]))}
+                    "area": float(t.areas[j] if annotated else (b[2] - b[0]) * (b[3] - b[1]))}
                    for i, t in enumerate(truths) for j, b in enumerate(t.boxes)]
     results = [{"image_id": i, "category_id": int(d.classes[j]), "score": float(d.scores[j]),
                 "bbox": [*map(float, b[:2]), float(b[2] - b[0]), float(b[3] - b[1])]}
@@ -50,6 +55,16 @@ def test_it_is_what_pycocotools_says_of_the_same_json_files(tmp_path):
     assert 0.1 < ours["AP"] < 0.9
     for name, value in zip(ours, evaluation.stats, strict=False):
         assert ours[name] == pytest.approx(value, abs=1e-6) or (np.isnan(ours[name]) and value == -1)
+
+
+def test_an_object_is_small_by_the_area_of_its_annotation():
+    """D8: a box of 40x40 around 900 pixels."""
+    box = np.array([[9, 2, 49, 42]], np.float32)
+    truth = Objects(box, np.zeros(1, np.int32), np.zeros(1, bool), np.zeros(1, bool), np.array([900.0]))
+    ap = coco_ap([Detections(box, np.ones(1, np.float32), np.zeros(1, np.int32))], [truth], 1)
+    assert ap["AP small"] == ap["AP"] == pytest.approx(1)
+    assert np.isnan(ap["AP medium"])
+    assert np.isnan(ap["AP large"])
 
 
 def test_perfect_and_empty_detections():
