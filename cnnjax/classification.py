@@ -31,6 +31,7 @@ AUXILIARY_WEIGHT = 0.3
 """Of the losses of GoogLeNet's two extra heads (Szegedy et al. 2014, section 5)."""
 
 RANGES = {"data.pad": "[0, 4096]", "data.image_size": "[0, 8192]", "data.validation": loop.NATURAL,
+          "data.test_share": "(0, 1)",
           "population": "[1, 1000]"}
 """What `config.require` allows, beside the loop's."""
 
@@ -336,14 +337,16 @@ def restore(workdir: Path, config: ConfigDict, dataset: Images,
 def load_data(config: ConfigDict) -> Images:
     """The data set of `config.data`: decoded arrays, or with `streamed` files that are read as they come.
 
-    Says in one line what is there and not used.
+    Says in a line each what was chosen and how much is there and not used.
     """
     if config.data.streamed and (config.data.image_size < 1 or config.data.validation):
         raise UserError(f"config field 'data.streamed': needs an image_size and no validation, found image_size "
                         f"{config.data.image_size} and validation {config.data.validation}")
-    dataset = streaming.load(config.data) if config.data.streamed else datasets.load(config.data, config.seed)
-    if dataset.left_out and distributed.is_writer():
-        print(datasets.summary(dataset.left_out), file=sys.stderr)
+    load = streaming.load if config.data.streamed else datasets.load
+    dataset = load(config.data, config.seed)
+    for line in (*dataset.notes, *([datasets.summary(dataset.left_out)] if dataset.left_out else [])):
+        if distributed.is_writer():
+            print(line, file=sys.stderr)
     return dataset
 
 

@@ -19,6 +19,7 @@ def classification() -> ConfigDict:
     config.data.image_size = 0              # 0: as the source has it
     config.data.streamed = False            # True: photographs of any size, decoded and cropped by workers as they come
     config.data.ten_crop = False            # of streamed images: evaluate on four corners and centre, mirrored too
+    config.data.test_share = 0.2            # of the images, drawn by seed, where a data set has no splits
     config.data.validation = 0              # images held out of the training split
     config.data.on_error = "stop"           # or "skip": broken images are left out, counted and listed
     config.data.pad = 4                     # random crops from images padded by so many pixels

@@ -11,13 +11,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data import sources
+from cnnjax.data.holdout import TEST_SHARE
 from cnnjax.data.sets import Dataset, ImageSet, summary
 from cnnjax.errors import UserError
 
 __all__ = ["Dataset", "ImageSet", "load", "summary"]
 
 
-_DEFAULTS = {"source": "digits", "path": "", "image_size": 0, "validation": 0, "cache": "", "on_error": "stop"}
+_DEFAULTS = {"source": "digits", "path": "", "image_size": 0, "validation": 0, "cache": "", "on_error": "stop",
+             "test_share": TEST_SHARE}
 
 
 def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
@@ -26,14 +28,16 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     source       "digits"; or another of `cnnjax.data.sources.names()`, a TFDS name ("cifar10") or "tfds:NAME"
     path         ""; the folder, tar, folder of idx files or TFDS data_dir
     image_size   0: as the source has them; otherwise the shorter side is resized to this and the centre cut out
+    test_share   0.2; of the images of each class, held out for testing where there are no splits
     validation   0; images held out of the training split (He et al. 2016, section 4.2: 5,000 of 50,000)
     cache        ""; folder for decoded images, by default `config.cache_directory()`
     on_error     "stop" at an unreadable image, or "skip" it: left out and listed
 
-    What is there and not used stands in `left_out`, a line each; whoever starts a run says it (`sets.summary`).
-    `seed` only draws the images that `validation` holds out; a source's own split never depends on it. With
-    `validation` the training images that stay are copied into memory; a memory-mapped set is otherwise left on disk.
-    Raises `UserError` for whatever the user can mend: an unknown name, missing or broken files, a field out of range.
+    What is there and not used stands in `left_out`, a line each, and what was chosen in `notes`; whoever starts a run
+    says both. `seed` only draws the images that `test_share` and `validation` hold out; a source's own split never
+    depends on it. With `validation` the training images that stay are copied into memory; a memory-mapped set is
+    otherwise left on disk. Raises `UserError` for whatever the user can mend: an unknown name, missing or broken files,
+    a field out of range.
     """
     options = ConfigDict({name: config.get(name, default) for name, default in _DEFAULTS.items()})
     if options.image_size < 0 or options.validation < 0:
@@ -42,6 +46,7 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     if options.on_error not in ("stop", "skip"):
         raise UserError(f"data.on_error is {options.on_error!r}; it must be 'stop' or 'skip'")
 
+    options.seed = seed
     read = sources.read(options)
     train, test, validation = read.splits["train"], read.splits["test"], read.splits.get("validation")
     if options.validation:
@@ -50,7 +55,7 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
                             f"its own ({len(validation.labels)} images): set it to 0")
         train, validation = _hold_out(train, options.validation, seed)
     mean, std = statistics(train.images)
-    return Dataset(train, validation, test, read.classes, mean, std, read.left_out)
+    return Dataset(train, validation, test, read.classes, mean, std, read.left_out, read.notes, read.split)
 
 
 def _hold_out(train: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet]:

@@ -1,4 +1,4 @@
-"""Folders and tars of image files, `<split>/<class>/**`, decoded once into the cache."""
+"""Folders and tars of image files, `<split>/<class>/**` or `<class>/**`, decoded once into the cache."""
 
 import bz2
 import gzip
@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.config import user_path
 from cnnjax.data import cache, decode, files
+from cnnjax.data.holdout import held_out
 from cnnjax.data.sets import Splits, check_classes
 from cnnjax.errors import UserError
 
@@ -25,26 +26,64 @@ from cnnjax.errors import UserError
 class Listing(NamedTuple):
     """Image files by split and class: `files[split][class]` is a sorted list of names within the folder or tar.
 
-    `left_out` has a line for each file that is there and is not read.
+    The one split of a set that has none is "". `left_out` has a line for each file that is there and is not read;
+    `notes` and `split` are as in `cnnjax.data.Dataset`.
     """
 
     files: dict[str, dict[str, list[str]]]
     classes: tuple[str, ...]
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    split: Mapping[str, tuple[str, ...]] = {}
 
 
 def folder(config: ConfigDict) -> Splits:
-    """The image folder `path`: splits train and test, or train and val, or all three (val is then the validation set).
+    """The image files that `path` lists in the manner of `config.source`, one of `LISTINGS`.
 
-    Splits may go by another name (`files.split_of`). Classes are the names of the folders in them, sorted; the images
-    of a class may lie in folders of its own. Decoded images stand in the cache under a hash of names, sizes and times
-    of change. Raises `UserError` as `list_folder` and `cnnjax.data.decode.decode_all` do.
+    Decoded images stand in the cache under a hash of their names, classes, sizes and times of change. Raises
+    `UserError` as `listed` and `cnnjax.data.decode.decode_all` do.
     """
-    base, listing = list_folder(config.path)
-    content = [[name, (stat := (base / name).stat()).st_size, stat.st_mtime_ns] for name in _names(listing)]
+    base, listing = listed(config.source, config.path, config.test_share, config.seed)
+    content = [[split, kind, [[name, *_stamp(base / name)] for name in names]]
+               for split, kinds in listing.files.items() for kind, names in kinds.items()]
     splits = cache.cached(config.cache, "folder", [config.image_size, config.on_error, content],
                           _builder(listing, lambda name: decode.read_file(base / name), str(base), config))
-    return splits._replace(left_out=(*listing.left_out, *splits.left_out))
+    return splits._replace(left_out=(*listing.left_out, *splits.left_out), notes=listing.notes, split=listing.split)
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of change; nothing for a file that cannot be found, which is told when it is read."""
+    try:
+        stat = file.stat()
+    except OSError:
+        return []
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def listed(source: str, path: str, test_share: float, seed: int) -> tuple[Path, Listing]:
+    """The image files that the folder or file `path` lists, and the folder that their names are relative to.
+
+    Where they come without splits, `test_share` of the images of each class are the test split, drawn by `seed`.
+    Raises `UserError` as the function of `LISTINGS` does.
+    """
+    base, listing = LISTINGS[source](path)
+    return base, _split_by_seed(listing, test_share, seed, str(base))
+
+
+def _split_by_seed(listing: Listing, share: float, seed: int, where: str) -> Listing:
+    """The listing as it is, if it has splits; otherwise with a test split drawn from each class."""
+    if "" not in listing.files:
+        return listing
+    by_class: dict[str, dict[str, list[str]]] = {"train": {}, "test": {}}
+    for kind, names in listing.files[""].items():
+        held = held_out(names, share, seed, f"{where}: class {kind!r}")
+        for split, wanted in (("train", False), ("test", True)):
+            by_class[split][kind] = [name for name, out in zip(names, held, strict=True) if out == wanted]
+    drawn = {name: tuple(file for files in kinds.values() for file in files) for name, kinds in by_class.items()}
+    total = sum(map(len, drawn.values()))
+    note = (f"no splits in {where}: {len(drawn['test'])} of its {total} images are the test, drawn by seed {seed} from "
+            f"each class (data.test_share={share:g})")
+    return listing._replace(files=by_class, notes=(*listing.notes, note), split=drawn)
 
 
 def tar(config: ConfigDict) -> Splits:
@@ -76,17 +115,23 @@ def tar(config: ConfigDict) -> Splits:
 
 
 def list_folder(path: str) -> tuple[Path, Listing]:
-    """The image files of the folder `path`; names are relative to it. Links are followed.
+    """The image files of the folder `path`: splits train and test, or train and val, or all three (val is then the
+    validation set), or none.
 
-    Raises `UserError` for a missing folder or split, a class without an image, fewer than two classes, and splits whose
-    classes differ.
+    Splits may go by another name (`files.split_of`). Classes are the names of the folders in them, or of those in
+    `path`, sorted; the images of a class may lie in folders of its own. Links are followed. Raises `UserError` for a
+    missing folder or split, a class without an image, fewer than two classes, and splits whose classes differ.
     """
     base = user_path(path)
     if not path or not base.is_dir():
         raise UserError(f"data.path: no folder {path!r}")
     tops = sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in os.scandir(base))
-    tree = files.walk(base, [top[:-1] for top in tops if _split_at(top)])
-    return base, _sort([*tops, *tree.files, *(f"{name}/" for name in tree.folders)], str(base), tree.left_out)
+    below = [top[:-1] for top in tops if _split_at(top)]
+    if whole := not below and not _level(tops, str(base)):
+        below = [top[:-1] for top in tops if top.endswith("/") and not files.hidden(top[:-1])]
+    tree = files.walk(base, below)
+    names = [*tops, *tree.files, *(f"{name}/" for name in tree.folders)]
+    return base, _sort(names, str(base), tree.left_out, whole)
 
 
 def _split_at(name: str) -> str | None:
@@ -95,14 +140,17 @@ def _split_at(name: str) -> str | None:
     return files.split_of(top) if rest or name.endswith("/") else None
 
 
-def _sort(names: list[str], where: str, left_out: Sequence[str] = ()) -> Listing:
-    """Names of files, and of folders with a "/" at their end, into a `Listing`, checked. `left_out` is added to its."""
+def _sort(names: list[str], where: str, left_out: Sequence[str] = (), whole: bool = False) -> Listing:
+    """Names of files, and of folders with a "/" at their end, into a `Listing`, checked. `left_out` is added to its.
+    `whole`: the folders at the top are those of the classes, not of splits."""
     lines = list(left_out)
     folder_of: dict[str, str] = {}                                      # the folder of each split
     found: dict[str, dict[str, list[str]]] = {}
     for name in sorted(names):
         top, *inner = name.rstrip("/").split("/")
         split, is_folder = _split_at(name), name.endswith("/")
+        if whole:
+            split, top, inner = "", "", [top, *inner]
         if any(map(files.hidden, (top, *inner))):
             lines += [] if is_folder and inner else [f"{name}: hidden"]
             continue
@@ -124,16 +172,22 @@ def _sort(names: list[str], where: str, left_out: Sequence[str] = ()) -> Listing
                 images.append(name)
             else:
                 lines.append(f"{name}: no image that is read ({PurePosixPath(name).suffix or 'no suffix'})")
-    found = {split: kinds for split, kinds in found.items() if kinds}
-    if "train" not in found or not ("test" in found or "val" in found):
+    found = {split: kinds for split, kinds in found.items() if kinds and (split or any(kinds.values()))}
+    if "" not in found and ("train" not in found or not ("test" in found or "val" in found)):
         have = ", ".join(sorted({name.split("/")[0] for name in names})[:8]) or "nothing"
+        alone = ""
+        if "train" in found:
+            alone = f"; or name {where}/{folder_of['train']}, of which data.test_share is then the test"
         raise UserError(f"data.path: {where} needs the folders train/<class>/ and test/<class>/ (or val/<class>/); it "
-                        f"has {have}{_level(names, where)}")
+                        f"has {have}{_level(names, where)}{alone}")
     for split, kinds in found.items():
         for kind, images in kinds.items():
             if not images:
-                raise UserError(f"data.path: {where}: class {folder_of[split]}/{kind} has no image "
+                raise UserError(f"data.path: {where}: class {folder_of[split]}{'/' * bool(split)}{kind} has no image "
                                 f"(*{', *'.join(decode.SUFFIXES)})")
+    if "" in found:
+        check_classes(sorted(found[""]), where)
+        return Listing(found, tuple(sorted(found[""])), tuple(lines))
     check_classes(sorted(found["train"]), f"{where}/{folder_of['train']}")
     for split, kinds in found.items():
         differing = sorted(set(kinds) ^ set(found["train"]))
@@ -150,16 +204,13 @@ def _sort(names: list[str], where: str, left_out: Sequence[str] = ()) -> Listing
 
 def _level(names: list[str], where: str) -> str:
     """The end of an error message: the folder a level higher or lower that has the splits, or nothing."""
-    if files.split_of(Path(where).name):
+    own = files.split_of(Path(where).name)
+    if own and any(files.split_of(other.name) not in (None, own) for other in Path(where).parent.glob("*/")):
         return f"; did you mean its parent, {Path(where).parent}?"
     for top in sorted({name.split("/")[0] for name in names if name.endswith("/")}):
         if any(files.split_of(child.name) == "train" for child in Path(where, top).glob("*/")):
             return f"; did you mean {Path(where, top)}?"
     return ""
-
-
-def _names(listing: Listing) -> list[str]:
-    return [name for classes in listing.files.values() for images in classes.values() for name in images]
 
 
 def _builder(listing: Listing, read: Callable[[str], bytes], where: str, config: ConfigDict) -> cache.Build:
@@ -178,15 +229,18 @@ def _builder(listing: Listing, read: Callable[[str], bytes], where: str, config:
             kept, lines = decode.decode_all(len(names), image_at, name_at, target / f"{split}.npy", config.on_error)
             labels[split] = values[kept]
             skipped += lines
-            gone = sorted(set(range(len(classes))) - set(labels[split].tolist()))
-            if gone:
-                raise UserError(f"data.path: {where}: class {split}/{listing.classes[gone[0]]} has no readable image")
+            for c in sorted(set(values.tolist()) - set(labels[split].tolist())):
+                raise UserError(f"data.path: {where}: class {split}/{listing.classes[c]} has no readable image")
             shapes[split] = np.load(target / f"{split}.npy", mmap_mode="r").shape[1:]
         if len(set(shapes.values())) > 1:
             sizes = ", ".join(f"{split} {shape[1]}x{shape[0]}" for split, shape in shapes.items())
             raise UserError(f"data.path: {where}: the splits differ in size ({sizes}); set data.image_size")
         return labels, listing.classes, skipped
     return build
+
+
+LISTINGS: dict[str, Callable[[str], tuple[Path, Listing]]] = {"folder": list_folder}
+"""How image files and their classes are found below a path, by the name of data.source."""
 
 
 def _uncompressed(file: Path, scratch):

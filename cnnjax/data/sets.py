@@ -1,6 +1,6 @@
 """What a data source gives: images and labels as arrays, split by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,9 @@ class Dataset(NamedTuple):
     classes: tuple[str, ...]
     mean: np.ndarray
     std: np.ndarray
-    left_out: tuple[str, ...] = ()      # a line for each file or image that is there and not used
+    left_out: tuple[str, ...] = ()      # a line for each file or image that is there and not used, broken ones too
+    notes: tuple[str, ...] = ()         # a line for each choice that was made here, such as a split drawn by seed
+    split: Mapping[str, tuple[str, ...]] = {}       # the files of "train" and "test", where they were drawn by seed
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -36,12 +38,13 @@ class Dataset(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """What a source reads: its splits ("train", "test", perhaps "validation"), class names, a line for each file or
-    image left out."""
+    """What a source reads: its splits ("train", "test", perhaps "validation"), class names, and as in `Dataset`."""
 
     splits: dict[str, ImageSet]
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    split: Mapping[str, tuple[str, ...]] = {}
 
 
 def summary(lines: Sequence[str], what: str = "left out of the data") -> str:

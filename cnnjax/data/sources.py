@@ -38,7 +38,7 @@ def digits(config: ConfigDict) -> Splits:
 
 SOURCES: dict[str, Callable[[ConfigDict], Splits]] = {
     "digits": digits,
-    "folder": folders.folder,
+    **dict.fromkeys(folders.LISTINGS, folders.folder),
     "tar": folders.tar,
     "idx": idx.idx,
 }

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ import numpy as np
 from cnnjax.data import augment, folders, statistics, tfds
 from cnnjax.data.crops import Done, Files, Recipe, Task, TfdsRecords, work
 from cnnjax.data.feed import Batch, Prefetch
+from cnnjax.data.holdout import TEST_SHARE
 from cnnjax.errors import UserError
 
 _ROWS = 8           # images a task: small enough that workers end together, large enough that messages cost nothing
@@ -33,6 +34,8 @@ class Photographs(NamedTuple):
     test: Any
     classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()      # a line for each file that is there and not read
+    notes: tuple[str, ...] = ()         # and `split`: as in `cnnjax.data.Dataset`
+    split: Mapping[str, tuple[str, ...]] = {}
 
 
 class Streamed(NamedTuple):
@@ -46,6 +49,8 @@ class Streamed(NamedTuple):
     std: np.ndarray
     size: int
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    split: Mapping[str, tuple[str, ...]] = {}
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -53,27 +58,29 @@ class Streamed(NamedTuple):
         return self.size, self.size, 3
 
 
-def load(config: Any) -> Streamed:
-    """The photographs of `config.source`, "folder" or a TFDS name, cropped to `config.image_size`.
+def load(config: Any, seed: int = 0) -> Streamed:
+    """The photographs of `config.source`, one of `folders.LISTINGS` or a TFDS name, cropped to `config.image_size`.
 
-    Mean and deviation are those of a thousand of its training images. Raises UserError as `open_folder`, `open_tfds`.
+    Mean and deviation are those of a thousand of its training images. Where there is no test split one is drawn by
+    `seed`. Raises UserError as `open_folder`, `open_tfds`.
     """
-    photographs = (open_folder(config.path) if config.source == "folder" else
+    photographs = (open_folder(config.path, config.source, config.get("test_share", TEST_SHARE), seed)
+                   if config.source in folders.LISTINGS else
                    open_tfds(config.source.removeprefix("tfds:"), config.path))
     mean, std = sample_statistics(photographs.train, config.image_size, on_error=config.on_error)
     return Streamed(photographs.train, None, photographs.test, photographs.classes, mean, std, config.image_size,
-                    photographs.left_out)
+                    photographs.left_out, photographs.notes, photographs.split)
 
 
-def open_folder(path: str) -> Photographs:
-    """The image folder `path`, `<split>/<class>/**`, of any sizes. Raises as `folders.list_folder`."""
-    base, listing = folders.list_folder(path)
+def open_folder(path: str, source: str = "folder", test_share: float = TEST_SHARE, seed: int = 0) -> Photographs:
+    """The image files that `path` lists, in any of `folders.LISTINGS`, of any sizes. Raises as `folders.listed`."""
+    base, listing = folders.listed(source, path, test_share, seed)
     files = {}
     for split, classes in listing.files.items():
         names = [name for group in classes.values() for name in group]
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(group) for group in classes.values()])
         files[split] = Files(base, np.array([os.fsencode(name) for name in names]), labels)
-    return Photographs(files["train"], files["test"], listing.classes, listing.left_out)
+    return Photographs(files["train"], files["test"], listing.classes, listing.left_out, listing.notes, listing.split)
 
 
 def open_tfds(name: str, path: str = "") -> Photographs:

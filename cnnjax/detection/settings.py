@@ -16,7 +16,7 @@ SHARE, SIDE = "[0, 1]", "[1, 8192]"
 
 RANGES = {
     "seed": loop.RANGES["seed"],
-    "data.jitter": "(0, 1]",
+    "data.jitter": "(0, 1]", "data.test_share": "(0, 1)",
     **dict.fromkeys(("backbone.widths", "backbone.hidden", "faster_rcnn.rpn_channels"), "[1, 65536]"),
     "backbone.dropout": "[0, 1)",
     "backbone.pool": "[1, 64]",

@@ -52,10 +52,11 @@ def ladder() -> ConfigDict:
     config.detectors = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
 
     config.data = ConfigDict()
-    config.data.source = "voc"              # voc, tfds, coco or scatter
+    config.data.source = "voc"              # voc, coco, tfds or scatter
     config.data.path = ""
     config.data.train_split = "trainval"    # "train+val" joins two
-    config.data.test_split = "test"
+    config.data.test_split = "test"         # empty: data.test_share of train_split, drawn by seed
+    config.data.test_share = 0.2            # of the images, where a data set has no splits
     config.data.classes = ()                # empty: those that are found
     config.data.on_error = "stop"           # or "skip": faulty images and boxes are left out, counted and listed
     config.data.train_images = 0            # of scatter: how many are made

@@ -141,7 +141,7 @@ def test_an_image_that_is_listed_twice_is_read_once_and_said(tmp_path):
                                       "shift-jis"])
 @pytest.mark.parametrize("declared", [True, False])
 def test_an_annotation_is_read_in_the_encoding_of_its_mark_or_declaration(tmp_path, encoding, declared):
-    name = {"latin-1": "Kätzchen", "gbk": "小猫", "shift-jis": "小猫"}.get(encoding, "Kätzchen")
+    name = {"latin-1": "Kätzchen", "gbk": "狗", "shift-jis": "狗"}.get(encoding, "Kätzchen")
     head = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>\r\n' if declared else ""
     standard(tmp_path)
     file = tmp_path / "Annotations" / "x.xml"

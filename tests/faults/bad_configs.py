@@ -27,6 +27,7 @@ TRAIN = {
     "population": (*COUNT, "1000000"), "members.seed": ("(1,2)", "x"), "members.learning_rate": ("(0.1,)",),
     "data.source": ("", "digit", "folder", "tar", "idx", "tfds:", "tfds:nothing", "../digits", "a/b"),
     "data.image_size": ("-1", "2.5", "1000000"), "data.validation": ("-1", "1438", "99999", "1.5"),
+    "data.test_share": ("0", "1", "-0.1", "1.5", "nan", "x"),
     "data.on_error": ("ignore", ""), "data.pad": ("-1", "1.0", "17", "1000000"), "data.flip": FLAG,
     "data.streamed": ("True", "2"), "data.ten_crop": ("True",),
     "model.name": ("", "resnet21", "3", "vgg16", "alexnet"), "model.width": ("-3", "0", "1.5", "wide"),
