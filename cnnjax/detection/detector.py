@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax import lax
 
 Variables = dict[str, Any]
 
@@ -43,3 +44,12 @@ class Detector(Protocol):
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
                 proposals: jax.Array | None = None) -> DetectorOutput:
         """Detections on canvases (N, H, W, 3), the images' heights and widths (N, 2)."""
+
+
+def example_keys(key: jax.Array, count: int, axis_name: str | None) -> jax.Array:
+    """A random key for each of a device's `count` examples, by the example's index in the global minibatch, so that
+    what is drawn does not depend on the number of devices."""
+    if axis_name is None:
+        return jax.random.split(key, count)
+    keys = jax.random.split(key, count * lax.axis_size(axis_name))
+    return lax.dynamic_slice_in_dim(keys, lax.axis_index(axis_name) * count, count)

@@ -1,0 +1,257 @@
+"""YOLO: Redmon, Divvala, Girshick and Farhadi, "You Only Look Once: Unified, Real-Time Object Detection" (2016).
+
+One network maps the whole image to a grid of boxes, confidences and class probabilities. `create` is the network of
+figure 3, `create_fast` Fast YOLO. Neither has a softmax or a sigmoid: all outputs are linear.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from cnnjax import ops
+from cnnjax.detection.detector import DetectorOutput, Variables, example_keys
+from cnnjax.detection.targets import Truth
+from cnnjax.models.layers import BatchNorm, conv, he_normal
+
+Stages = tuple[tuple[tuple[int, int, int], ...], ...]
+"""Convolutions, (filters, kernel, stride), in stages with 2x2 max pooling between them."""
+
+PAPER: Stages = (
+    ((64, 7, 2),),
+    ((192, 3, 1),),
+    ((128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1)),
+    (*((256, 1, 1), (512, 3, 1)) * 4, (512, 1, 1), (1024, 3, 1)),
+    (*((512, 1, 1), (1024, 3, 1)) * 2, (1024, 3, 1), (1024, 3, 2), (1024, 3, 1), (1024, 3, 1)),
+)
+"""Figure 3: 24 convolutions, 448x448 to 7x7x1024."""
+
+FAST: Stages = (*(((filters, 3, 1),) for filters in (16, 32, 64, 128, 256, 512)), ((1024, 3, 1),) * 3)
+"""The nine convolutions of the authors' first release; the paper gives their number alone."""
+
+leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)     # eq. 2
+
+
+class YOLONetwork(nn.Module):
+    """The network. `(N, H, W, 3)` normalised pixels to `(N, outputs)` float32.
+
+    The map is fully connected to `bottleneck` linear units (Fast YOLO), where that is not 0, then to `hidden` ones,
+    which are dropped out where `dropout_keys`, one for each image, are given, then to the outputs.
+    """
+
+    outputs: int
+    stages: Stages
+    bottleneck: int
+    hidden: int
+    dropout: float
+    batch_norm: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False, dropout_keys: jax.Array | None = None) -> jax.Array:
+        for s, stage in enumerate(self.stages, 1):
+            if s > 1:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            for c, (filters, kernel, stride) in enumerate(stage, 1):
+                x = conv(filters, kernel, stride, use_bias=True, dtype=self.dtype, name=f"conv{s}_{c}")(x)
+                if self.batch_norm:
+                    x = BatchNorm(name=f"norm{s}_{c}")(x, train=train)
+                x = leaky_relu(x)
+        x = x.reshape(len(x), -1)                                                       # (N, 7 * 7 * 1024)
+        if self.bottleneck:
+            x = nn.Dense(self.bottleneck, kernel_init=he_normal, dtype=self.dtype, name="bottleneck")(x)
+        x = leaky_relu(nn.Dense(self.hidden, kernel_init=he_normal, dtype=self.dtype, name="hidden")(x))
+        if dropout_keys is not None:
+            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(dropout_keys)
+            x = jnp.where(keep, x / (1 - self.dropout), 0)
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(0.01), name="output")(x.astype(jnp.float32))
+
+
+class Grid(NamedTuple):
+    """The outputs for one image, of the S x S cells in row order: `S * S * (B * 5 + C)` numbers (section 2)."""
+
+    boxes: jax.Array        # (S * S, B, 4): x, y of the centre in the cell, root of width and height as image shares
+    confidence: jax.Array   # (S * S, B): probability of an object times IoU with it
+    classes: jax.Array      # (S * S, C): probabilities, given an object
+
+    @classmethod
+    def of(cls, outputs: jax.Array, grid: int, boxes: int) -> "Grid":
+        cells = outputs.reshape(grid * grid, -1)                                        # (S * S, B * 5 + C)
+        predictors = cells[:, :boxes * 5].reshape(grid * grid, boxes, 5)
+        return cls(predictors[..., :4], predictors[..., 4], cells[:, boxes * 5:])
+
+
+def decode_cells(boxes: jax.Array, grid: int) -> jax.Array:
+    """`Grid.boxes` as corners in [0, 1], `(S * S, B, 4)`: centres placed in their cells, sizes squared."""
+    row, column = jnp.divmod(jnp.arange(grid * grid), grid)
+    centre = (jnp.stack([column, row], -1)[:, None] + boxes[..., :2]) / grid
+    half = 0.5 * jnp.square(boxes[..., 2:])
+    return jnp.concatenate([centre - half, centre + half], -1)
+
+
+class CellTargets(NamedTuple):
+    """What the cells of one image learn."""
+
+    objects: jax.Array      # (S * S,) bool: the centre of an object falls into the cell
+    ignored: jax.Array      # (S * S,) bool: that of a difficult object does, and no other's
+    corners: jax.Array      # (S * S, 4) of the object, in [0, 1]
+    boxes: jax.Array        # (S * S, 4) of the object, as `Grid.boxes`
+    classes: jax.Array      # (S * S,) int32
+
+
+def cell_targets(truth: Truth, size: jax.Array, grid: int) -> CellTargets:
+    """Assign each object to the cell of its centre (section 2); `size` (2,) is the image's height and width.
+
+    A cell has one object, the first whose centre falls into it. Objects without area are left out.
+    """
+    corners = ops.resize_boxes(truth.boxes, 1 / size[0], 1 / size[1])
+    centre = grid * 0.5 * (corners[:, :2] + corners[:, 2:])
+    place = jnp.clip(jnp.floor(centre), 0, grid - 1)
+    cell = (place[:, 1] * grid + place[:, 0]).astype(jnp.int32)
+    learnt = truth.valid & ~truth.difficult & (ops.box_area(truth.boxes) > 0)
+    nowhere, rows = grid * grid, jnp.arange(len(cell))
+    first = jnp.full(nowhere, len(cell)).at[jnp.where(learnt, cell, nowhere)].min(rows, mode="drop")
+    objects = first < len(cell)
+    difficult = jnp.where(truth.valid & truth.difficult, cell, nowhere)
+    ignored = jnp.zeros(nowhere, bool).at[difficult].set(True, mode="drop") & ~objects
+    first = jnp.where(objects, first, 0)
+    boxes = jnp.concatenate([centre - place, jnp.sqrt(jnp.maximum(corners[:, 2:] - corners[:, :2], 0))], -1)
+    return CellTargets(objects, ignored, corners[first], boxes[first], truth.classes[first])
+
+
+class Terms(NamedTuple):
+    """The sums of eq. 3 over one image's cells, weighted."""
+
+    coordinates: jax.Array
+    object_confidence: jax.Array
+    background_confidence: jax.Array
+    classes: jax.Array
+
+
+def grid_loss(outputs: Grid, targets: CellTargets, grid: int, coordinate_weight: float,
+              background_weight: float) -> Terms:
+    """The loss of one image, term by term (eq. 3).
+
+    Of a cell's predictors the one whose box has the highest IoU with the object is responsible for it, and its
+    confidence is to be that IoU; where all are 0, that of the least squared error, as in the released code. All other
+    confidences are to be 0, but those of ignored cells.
+    """
+    iou = ops.box_iou(decode_cells(outputs.boxes, grid), targets.corners[:, None])[..., 0]          # (S * S, B)
+    iou = lax.stop_gradient(iou)
+    error = jnp.square(outputs.boxes - targets.boxes[:, None]).sum(-1)
+    best = jnp.where((iou > 0).any(-1), iou.argmax(-1), error.argmin(-1))
+    responsible = targets.objects[:, None] & (jnp.arange(iou.shape[-1]) == best[:, None])
+    background = ~responsible & ~targets.ignored[:, None]
+    wanted = jax.nn.one_hot(targets.classes, outputs.classes.shape[-1])
+    of_class = jnp.square(outputs.classes - wanted).sum(-1)
+    return Terms(coordinate_weight * jnp.where(responsible, error, 0).sum(),
+                 jnp.where(responsible, jnp.square(outputs.confidence - iou), 0).sum(),
+                 background_weight * jnp.where(background, jnp.square(outputs.confidence), 0).sum(),
+                 jnp.where(targets.objects, of_class, 0).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class YOLO:
+    """YOLO as a detector. Images are stretched to `size` x `size`.
+
+    `grid` is S, `boxes` B; `stages`, `bottleneck`, `hidden`, `dropout` and `batch_norm` are the network's. A box is
+    detected as a class where probability times confidence is over `score_threshold`; NMS per class at `nms_iou`.
+    """
+
+    num_classes: int
+    size: int = 448
+    grid: int = 7
+    boxes: int = 2
+    stages: Stages = PAPER
+    bottleneck: int = 0
+    hidden: int = 4096
+    dropout: float = 0.5
+    batch_norm: bool = False
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    coordinate_weight: float = 5.0
+    background_weight: float = 0.5
+    score_threshold: float = 0.001
+    nms_iou: float = 0.5
+    max_detections: int = 100
+    dtype: str = "float32"
+
+    needs_proposals = False
+    default_score_threshold = 0.2
+
+    @property
+    def network(self) -> YOLONetwork:
+        outputs = self.grid**2 * (self.boxes * 5 + self.num_classes)
+        return YOLONetwork(outputs, self.stages, self.bottleneck, self.hidden, self.dropout, self.batch_norm,
+                           self.dtype)
+
+    def preprocess(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The image stretched by bilinear interpolation, `(size, size, 3)` uint8, and (size, size)."""
+        stretched = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        return stretched, np.array([self.size, self.size], np.int32)
+
+    def init(self, key: jax.Array) -> Variables:
+        return jax.jit(self.network.init)(key, jnp.zeros((1, self.size, self.size, 3)))
+
+    def _normalise(self, images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+    def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
+             hyper: Mapping[str, jax.Array], axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
+        """The sum of squared errors (eq. 3), a mean over the images."""
+        del hyper
+        apply: Any = self.network.apply
+        outputs, new = apply(variables, self._normalise(batch["images"]), train=True, mutable=["batch_stats"],
+                             dropout_keys=example_keys(key, len(batch["images"]), axis_name))
+
+        def one(outputs: jax.Array, size: jax.Array, truth: Truth) -> Terms:
+            return grid_loss(Grid.of(outputs, self.grid, self.boxes), cell_targets(truth, size, self.grid), self.grid,
+                             self.coordinate_weight, self.background_weight)
+
+        terms = jax.tree.map(jnp.mean, jax.vmap(one)(outputs, batch["sizes"], Truth.of(batch)))
+        metrics = {f"{name}_loss": value for name, value in terms._asdict().items()}
+        return sum(terms, jnp.float32(0)), (new.get("batch_stats", {}), metrics)
+
+    def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
+                proposals: jax.Array | None = None) -> DetectorOutput:
+        del proposals
+        return _predict(self, variables, canvases, sizes)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(detector: YOLO, variables: Variables, canvases: jax.Array, sizes: jax.Array) -> DetectorOutput:
+    apply: Any = detector.network.apply
+    outputs = apply(variables, detector._normalise(canvases))
+    return jax.vmap(partial(postprocess, detector))(outputs, sizes)
+
+
+def postprocess(detector: YOLO, outputs: jax.Array, size: jax.Array) -> DetectorOutput:
+    """The detections of one image of height and width `size` (2,) from the network's outputs."""
+    cells = Grid.of(outputs, detector.grid, detector.boxes)
+    corners = ops.resize_boxes(decode_cells(cells.boxes, detector.grid), size[0], size[1])
+    scores = cells.confidence[..., None] * cells.classes[:, None]                       # (S * S, B, C)
+    usable = jnp.isfinite(corners).all(-1)[..., None] & (scores > detector.score_threshold)
+    boxes, classes = jnp.broadcast_arrays(ops.clip_boxes(corners, size[0], size[1])[..., None, :],
+                                          jnp.arange(detector.num_classes)[:, None])
+    boxes, classes, scores = boxes.reshape(-1, 4), classes[..., 0].reshape(-1), scores.reshape(-1)
+    usable = usable.reshape(-1) & (ops.box_area(boxes) > 0)
+    kept, mask = ops.batched_nms(boxes, scores, classes, detector.nms_iou, detector.max_detections, usable)
+    return DetectorOutput(jnp.where(mask[:, None], boxes[kept], 0), jnp.where(mask, scores[kept], 0),
+                          jnp.where(mask, classes[kept], 0), mask)
+
+
+def create(num_classes: int, **fields: Any) -> YOLO:
+    """The paper's YOLO, any field changed."""
+    return YOLO(num_classes, **fields)
+
+
+def create_fast(num_classes: int, **fields: Any) -> YOLO:
+    """Fast YOLO: nine convolutions, and 256 linear units before the 4,096."""
+    return create(num_classes, **{"stages": FAST, "bottleneck": 256} | fields)
