@@ -4,9 +4,10 @@ Formats differ in where the files lie and how a box is written; which splits a r
 decided here for all of them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -47,6 +48,25 @@ class Source(NamedTuple):
 
     parts: dict[str, Callable[[], Part]]
     expected: str                           # of a message: where a split "{}" would lie
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of JSON is a number that a float holds (NaN and infinity are such, true and false are not)."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**62)
+
+
+def object_of(where: str, name: str, bbox: Any, area: Any = None, crowd: Any = None) -> Object:
+    """An object of COCO's `bbox` [x, y, width, height], `area` and `iscrowd`, as they were read of JSON.
+
+    Where bbox or iscrowd is none, the reason, which says `where`, stands in place of the box.
+    """
+    if (crowd or 0) not in (0, 1):
+        return Object(name, f"({where}): iscrowd is {crowd!r:.40}, expected 0 or 1")
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+        return Object(name, f"({where}): bbox is {bbox!r:.80}, expected four numbers")
+    x, y, width, height = bbox
+    pixels = float(area) if is_number(area) else math.nan
+    return Object(name, [x, y, x + width, y + height], bool(crowd), area=pixels if 0 <= pixels < math.inf else None)
 
 
 class Faults:
@@ -106,7 +126,7 @@ def choose_splits(source: Source, root: Path, train: str, test: str, faults: Fau
     """
     whole = len(source.parts) == 1 and next(iter(source.parts)).casefold() in WHOLE
     train_parts = _resolve(source, train) or (list(source.parts) if whole else [])
-    test_parts = _resolve(source, test)
+    test_parts = _resolve(source, test) if test else []
     if train_parts and not test_parts and files.split_of(test) == "test":
         val = [name for name in source.parts if _standard(name) == "val"]
         rest = [name for name in train_parts if name not in val]

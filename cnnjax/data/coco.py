@@ -5,14 +5,13 @@ A split is `annotations/instances_<split>.json`, or any JSON file of its name, o
 """
 
 import json
-import math
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from cnnjax.data import decode, files
-from cnnjax.data.annotations import Entry, Faults, Object, Part, Source
+from cnnjax.data.annotations import Entry, Faults, Object, Part, Source, is_number, object_of
 from cnnjax.errors import UserError
 
 _OTHER = ("captions_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")      # that COCO has beside instances_
@@ -100,14 +99,9 @@ def _entry(root: Path, file: Path, folder: str, image: dict[str, Any], objects: 
     return Entry(root / found[0], file, (height, width) if height and width else None, objects.get(image["id"], []))
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value of JSON is a number that a float holds (NaN and infinity are such, true and false are not)."""
-    return type(value) is float or (type(value) is int and abs(value) < 2**62)
-
-
 def _side(value: Any) -> int | None:
     """A side of an image in pixels; None for what is none: it is read from the image then."""
-    return int(value) if _is_number(value) and 0 < value < 2**31 and value == int(value) else None
+    return int(value) if is_number(value) and 0 < value < 2**31 and value == int(value) else None
 
 
 def _categories(content: Any) -> dict[Any, str]:
@@ -185,17 +179,6 @@ def _objects(content: dict[str, Any], images: list[Any], categories: dict[Any, s
                 faults.found(file, f"{where} is of the {what} {of!r:.40}, which is not in the list")
                 break
         else:
-            objects[image].append(_object(where, annotation, categories[category]))
+            objects[image].append(object_of(where, categories[category], annotation.get("bbox"), annotation.get("area"),
+                                            annotation.get("iscrowd")))
     return objects
-
-
-def _object(where: str, annotation: dict[str, Any], name: str) -> Object:
-    """An annotation; where its box or iscrowd cannot be read, the reason stands in place of its box."""
-    bbox, crowd, area = annotation.get("bbox"), annotation.get("iscrowd") or 0, annotation.get("area")
-    if crowd not in (0, 1):
-        return Object(name, f"({where}): iscrowd is {crowd!r:.40}, expected 0 or 1")
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        return Object(name, f"({where}): bbox is {bbox!r:.80}, expected four numbers")
-    x, y, width, height = bbox
-    pixels = float(area) if _is_number(area) else math.nan
-    return Object(name, [x, y, x + width, y + height], bool(crowd), area=pixels if 0 <= pixels < math.inf else None)

@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 
 from cnnjax.config import nearest, user_path
-from cnnjax.data import coco, decode, voc
+from cnnjax.data import coco, decode, huggingface, voc
 from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, usable_box
 from cnnjax.data.holdout import TEST_SHARE, held_out
-from cnnjax.data.sets import summary
+from cnnjax.data.sets import sort_classes, summary
 from cnnjax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -78,7 +78,8 @@ class DetectionData(NamedTuple):
         return [*self.notes, *(summary(lines, what) for lines, what in parts if lines)]
 
 
-READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco": coco.read}
+READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco": coco.read,
+                                                             "huggingface": huggingface.read}
 """The formats of files, by the name of data.source."""
 
 
@@ -158,7 +159,7 @@ def _classes(trained: Sequence[Part], parts: Sequence[Part], chosen: tuple[str, 
     sorted. Raises UserError for a chosen one that is not there."""
     given = [part.classes for part in trained if part.classes is not None]
     found = {obj.name for part in parts for entry in part.entries for obj in entry.objects} - {""}
-    known = tuple(dict.fromkeys(name for names in given for name in names)) if given else tuple(sorted(found))
+    known = tuple(dict.fromkeys(name for names in given for name in names)) if given else sort_classes(found)
     for name in chosen:
         if name not in known:
             raise UserError(f"data.classes: no object {name!r} in {path}{nearest(name, known)}")

@@ -113,19 +113,18 @@ class Index:
     def find(self, wanted: str, folders: Sequence[str] = ("",)) -> list[str]:
         """The file that `wanted` means, looked for in each of `folders` in turn; more than one where it is not clear.
 
-        In a folder: the file of just that name; the one that differs in the case of letters or in the suffix alone;
-        such a one in a folder further down. A name with ".." must not leave the folder.
+        First the file of just that name is looked for; then, in each folder, one that differs in the case of letters or
+        in the suffix alone, there or in a folder further down. A name with ".." must not leave the folder.
         """
         path = PurePosixPath(wanted.replace("\\", "/"))
         parts = [part for part in path.parts if part not in ("/", ".") and not part.endswith(":")]
         if not parts or not parts[-1].strip():
             return []
-        for folder in folders:
-            whole = _inside(folder, parts)
-            if whole is None:
-                continue
+        inside = [(folder, whole) for folder in folders if (whole := _inside(folder, parts)) is not None]
+        for _, whole in inside:
             if whole in self._all:
                 return [whole]
+        for folder, whole in inside:
             place, last = whole.casefold().rpartition("/")[0], parts[-1].casefold()
             near = self._in.get((place, self.stem(last))) or (
                 self._below.get((folder.casefold(), self.stem(last))) if ".." not in parts else None) or (

@@ -9,32 +9,17 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.config import user_path
-from cnnjax.data import cache, decode, files
+from cnnjax.data import cache, csv_labels, decode, files, huggingface
 from cnnjax.data.holdout import held_out
-from cnnjax.data.sets import Splits, check_classes
+from cnnjax.data.sets import Listing, Splits, check_classes
 from cnnjax.errors import UserError
-
-
-class Listing(NamedTuple):
-    """Image files by split and class: `files[split][class]` is a sorted list of names within the folder or tar.
-
-    The one split of a set that has none is "". `left_out` has a line for each file that is there and is not read;
-    `notes` and `split` are as in `cnnjax.data.Dataset`.
-    """
-
-    files: dict[str, dict[str, list[str]]]
-    classes: tuple[str, ...]
-    left_out: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    split: Mapping[str, tuple[str, ...]] = {}
 
 
 def folder(config: ConfigDict) -> Splits:
@@ -239,7 +224,8 @@ def _builder(listing: Listing, read: Callable[[str], bytes], where: str, config:
     return build
 
 
-LISTINGS: dict[str, Callable[[str], tuple[Path, Listing]]] = {"folder": list_folder}
+LISTINGS: dict[str, Callable[[str], tuple[Path, Listing]]] = {
+    "folder": list_folder, "csv": csv_labels.list_table, "huggingface": huggingface.list_metadata}
 """How image files and their classes are found below a path, by the name of data.source."""
 
 

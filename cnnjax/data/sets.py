@@ -1,6 +1,6 @@
 """What a data source gives: images and labels as arrays, split by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,9 +47,29 @@ class Splits(NamedTuple):
     split: Mapping[str, tuple[str, ...]] = {}
 
 
+class Listing(NamedTuple):
+    """Image files by split and class: `files[split][class]` is a sorted list of names within the folder or tar.
+
+    The one split of a set that has none is "". `left_out` has a line for each file that is there and is not read;
+    `notes` and `split` are as in `cnnjax.data.Dataset`.
+    """
+
+    files: dict[str, dict[str, list[str]]]
+    classes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    split: Mapping[str, tuple[str, ...]] = {}
+
+
 def summary(lines: Sequence[str], what: str = "left out of the data") -> str:
     """One line that counts `lines` and shows the first three."""
     return f"{len(lines)} {what}: {'; '.join(lines[:3])}{'; ...' if len(lines) > 3 else ''}"
+
+
+def sort_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of classes in order: whole numbers by their value, others by their letters."""
+    different = set(names)
+    return tuple(sorted(different, key=int if all(name.isdecimal() for name in different) else str))
 
 
 def check_classes(classes: Sequence[str], where: str) -> None:
