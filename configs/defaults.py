@@ -13,7 +13,7 @@ def classification() -> ConfigDict:
     config.sync_batch_norm = False          # True: statistics over all devices; False: of each device, as the paper
 
     config.data = ConfigDict()
-    config.data.source = "digits"           # digits, folder, tar, idx, or the name of a TFDS data set
+    config.data.source = "digits"           # digits, auto, folder, csv, huggingface, tar, idx, or a TFDS name
     config.data.path = ""                   # of the folder, tar, idx files or TFDS directory
     config.data.cache = ""                  # decoded images; empty: the user's cache directory
     config.data.image_size = 0              # 0: as the source has it

@@ -25,8 +25,8 @@ _DEFAULTS = {"source": "digits", "path": "", "image_size": 0, "validation": 0, "
 def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     """The data set that the `data` part of a config names. Its fields, and what each is when left out:
 
-    source       "digits"; or another of `cnnjax.data.sources.names()`, a TFDS name ("cifar10") or "tfds:NAME"
-    path         ""; the folder, tar, folder of idx files or TFDS data_dir
+    source       "digits"; or another of `cnnjax.data.sources.names()`, "auto", a TFDS name ("cifar10") or "tfds:NAME"
+    path         ""; the folder, table, tar, folder of idx files or TFDS data_dir
     image_size   0: as the source has them; otherwise the shorter side is resized to this and the centre cut out
     test_share   0.2; of the images of each class, held out for testing where there are no splits
     validation   0; images held out of the training split (He et al. 2016, section 4.2: 5,000 of 50,000)

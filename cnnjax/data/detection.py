@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from cnnjax.config import nearest, user_path
-from cnnjax.data import coco, decode, huggingface, voc
+from cnnjax.data import coco, decode, formats, huggingface, voc, yolo
 from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, usable_box
 from cnnjax.data.holdout import TEST_SHARE, held_out
 from cnnjax.data.sets import sort_classes, summary
@@ -79,7 +79,7 @@ class DetectionData(NamedTuple):
 
 
 READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco": coco.read,
-                                                             "huggingface": huggingface.read}
+                                                             "yolo": yolo.read, "huggingface": huggingface.read}
 """The formats of files, by the name of data.source."""
 
 
@@ -98,12 +98,15 @@ def load(config: Any, seed: int) -> DetectionData:
         return DetectionData(train, test, scatter.CLASSES)
     faults = Faults(config.on_error)
     split: dict[str, tuple[str, ...]] = {}
-    if config.source == "tfds":
+    source, notes = formats.resolve(config.source, config.path, "detect")
+    faults.notes += notes
+    if source == "tfds":
         train, test, classes = voc_tfds.read(config.path, config.train_split, config.test_split, faults)
-    elif config.source in READERS:
-        train, test, classes, split = _read(config, seed, faults)
+    elif source in READERS:
+        train, test, classes, split = _read(READERS[source], config, seed, faults)
     else:
-        raise UserError(f"data.source: found {config.source!r}, expected one of scatter, tfds, {', '.join(READERS)}")
+        raise UserError(f"data.source: found {source!r}, expected one of auto, scatter, tfds, {', '.join(READERS)}"
+                        f"{nearest(source, READERS)}")
     for images, name in ((train, config.train_split), (test, config.test_split)):
         if not len(images):
             raise UserError(f"data.path {config.path}: no usable image in split {name!r}")
@@ -119,13 +122,13 @@ def load(config: Any, seed: int) -> DetectionData:
     return DetectionData(train, test, classes, tuple(faults.skipped), tuple(faults.unused), tuple(faults.notes), split)
 
 
-def _read(config: Any, seed: int, faults: Faults,
+def _read(reader: Callable[[Path, Faults], Source], config: Any, seed: int, faults: Faults,
           ) -> tuple[DetectionSet, DetectionSet, tuple[str, ...], dict[str, tuple[str, ...]]]:
     """The two splits, the classes, and the names of the images of each split where they were drawn by seed."""
     root = user_path(config.path)
-    if not config.path or not root.is_dir():
+    if not config.path or not (root.is_dir() or (root.is_file() and root.suffix.lower() in yolo.SUFFIXES)):
         raise UserError(f"data.path {config.path}: no such folder")
-    source = READERS[config.source](root, faults)
+    source = reader(root, faults)
     train_names, test_names = choose_splits(source, root, config.train_split, config.test_split, faults)
     parts = {name: source.parts[name]() for name in dict.fromkeys(train_names + test_names)}
     classes = _classes([parts[name] for name in train_names], list(parts.values()), tuple(config.classes), config.path)

@@ -1,7 +1,7 @@
 """The sources of images by name. A source is a function from the `data` config to `Splits`.
 
-`digits` comes with scikit-learn and needs no network; `folder`, `tar` and `idx` read files; every other name is one of
-TensorFlow Datasets.
+`digits` comes with scikit-learn and needs no network; `folder`, `csv`, `huggingface`, `tar` and `idx` read files, and
+`auto` is the one of them whose files lie at the path; every other name is one of TensorFlow Datasets.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.config import nearest
-from cnnjax.data import decode, folders, idx, tfds
+from cnnjax.data import decode, folders, formats, idx, tfds
 from cnnjax.data.sets import ImageSet, Splits
 from cnnjax.errors import UserError
 
@@ -50,9 +50,14 @@ def names() -> list[str]:
 
 
 def read(config: ConfigDict) -> Splits:
-    """The splits of the source that `config.source` names. Raises `UserError` for an unknown name."""
+    """The splits of the source that `config.source` names ("auto": the one whose files lie at `path`).
+
+    Raises `UserError` for an unknown name.
+    """
+    config.source, notes = formats.resolve(config.source, config.path, "classify")
     if config.source in SOURCES:
-        return SOURCES[config.source](config)
+        read = SOURCES[config.source](config)
+        return read._replace(notes=(*notes, *read.notes))
     explicit = config.source.startswith("tfds:")
     name = config.source.removeprefix("tfds:")
     if not tfds.is_known(name, config.path):

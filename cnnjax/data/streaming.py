@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax.data import augment, folders, statistics, tfds
+from cnnjax.data import augment, folders, formats, statistics, tfds
 from cnnjax.data.crops import Done, Files, Recipe, Task, TfdsRecords, work
 from cnnjax.data.feed import Batch, Prefetch
 from cnnjax.data.holdout import TEST_SHARE
@@ -59,17 +59,18 @@ class Streamed(NamedTuple):
 
 
 def load(config: Any, seed: int = 0) -> Streamed:
-    """The photographs of `config.source`, one of `folders.LISTINGS` or a TFDS name, cropped to `config.image_size`.
+    """The photographs of `config.source`, one of `folders.LISTINGS`, "auto" or a TFDS name, cropped to
+    `config.image_size`.
 
     Mean and deviation are those of a thousand of its training images. Where there is no test split one is drawn by
     `seed`. Raises UserError as `open_folder`, `open_tfds`.
     """
-    photographs = (open_folder(config.path, config.source, config.get("test_share", TEST_SHARE), seed)
-                   if config.source in folders.LISTINGS else
-                   open_tfds(config.source.removeprefix("tfds:"), config.path))
+    source, notes = formats.resolve(config.source, config.path, "classify")
+    photographs = (open_folder(config.path, source, config.get("test_share", TEST_SHARE), seed)
+                   if source in folders.LISTINGS else open_tfds(source.removeprefix("tfds:"), config.path))
     mean, std = sample_statistics(photographs.train, config.image_size, on_error=config.on_error)
     return Streamed(photographs.train, None, photographs.test, photographs.classes, mean, std, config.image_size,
-                    photographs.left_out, photographs.notes, photographs.split)
+                    photographs.left_out, (*notes, *photographs.notes), photographs.split)
 
 
 def open_folder(path: str, source: str = "folder", test_share: float = TEST_SHARE, seed: int = 0) -> Photographs:

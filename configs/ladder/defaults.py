@@ -52,7 +52,7 @@ def ladder() -> ConfigDict:
     config.detectors = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
 
     config.data = ConfigDict()
-    config.data.source = "voc"              # voc, coco, tfds or scatter
+    config.data.source = "voc"              # auto, voc, coco, yolo, huggingface, tfds or scatter
     config.data.path = ""
     config.data.train_split = "trainval"    # "train+val" joins two
     config.data.test_split = "test"         # empty: data.test_share of train_split, drawn by seed
