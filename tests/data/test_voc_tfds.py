@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cnnjax.data import detection
+from cnnjax.data import decode, detection
 from cnnjax.errors import UserError
+from tests.data.test_folders import _bomb as bomb
 
 CAT, DOG = 7, 11        # of VOC's twenty classes by name
 OBJECTS = {
@@ -22,10 +23,11 @@ OBJECTS = {
 PIXELS = np.arange(12 * 20 * 3, dtype=np.uint8).reshape(12, 20, 3)
 
 
-def _example(name, objects):
-    """The record of one image of 20x12, whose corners are divided by its size as TFDS does."""
-    picture = io.BytesIO()
-    Image.fromarray(PIXELS).save(picture, "PNG")
+def _example(name, objects, content=b""):
+    """The record of one image of 20x12, whose corners are divided by its size as TFDS does; `content` in its place."""
+    picture = io.BytesIO(content)
+    if not content:
+        Image.fromarray(PIXELS).save(picture, "PNG")
     example = tf_example_pb2.Example()
     feature = example.features.feature
     feature["image"].bytes_list.value.append(picture.getvalue())
@@ -43,13 +45,19 @@ def _example(name, objects):
 @pytest.fixture
 def prepared(tmp_path):
     """A config for a folder in which VOC 2007 is prepared."""
+    return _prepare(tmp_path, {})
+
+
+def _prepare(tmp_path, broken):
+    """The same with other contents in place of the images of some names."""
     import tensorflow_datasets as tfds
 
     folder = tmp_path / "voc" / "2007" / "5.0.0"
     folder.mkdir(parents=True)
     splits = []
     for split, images in OBJECTS.items():
-        records = [_example(f"{split}{i}.jpg", objects) for i, objects in enumerate(images)]
+        records = [_example(f"{split}{i}.jpg", objects, broken.get(f"{split}{i}.jpg", b""))
+                   for i, objects in enumerate(images)]
         writer = ArrayRecordWriter(str(folder / f"voc-{split}.array_record-00000-of-00001"), "group_size:1")
         for record in records:
             writer.write(record)
@@ -86,3 +94,34 @@ def test_a_faulty_box_in_prepared_voc_is_refused_by_name(prepared):
     prepared.on_error = "stop"
     with pytest.raises(UserError, match=r"validation0\.jpg: cat box .* has no area"):
         detection.load(prepared, 0)
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (bomb(9000, 9000), "declares 9000x9000 pixels; at most"), (bomb(60000, 60000), "cannot be decoded: Image size"),
+    (b"no image", "is no image of a known kind"), (bomb(8, 8), "cannot be decoded")])
+def test_the_size_that_a_record_declares_is_read_before_it_is_decoded(tmp_path, content, reason, monkeypatch):
+    config = _prepare(tmp_path, {"train1.jpg": content})
+    if "declares" in reason or "Image size" in reason:
+        import tensorflow_datasets as tfds
+        decode_np = tfds.features.Image.decode_example_np
+        monkeypatch.setattr(tfds.features.Image, "decode_example_np", lambda self, data: (
+            pytest.fail("decoded") if data == content else decode_np(self, data)))
+    data = detection.load(config, 0)
+    assert data.train.names == ("train0.jpg", "validation0.jpg")
+    assert data.skipped[0].startswith("train1.jpg: unreadable image (")
+    assert reason in data.skipped[0]
+    config.on_error = "stop"
+    with pytest.raises(UserError, match=r"train1\.jpg: unreadable image"):
+        detection.load(config, 0)
+
+
+@pytest.mark.parametrize("turn", ["stored", "turned"])
+def test_the_size_of_an_image_that_is_not_upright_is_read_before_it_is_decoded(tmp_path, monkeypatch, turn):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (200, 120)).save(tmp_path / "a.jpg", exif=exif)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 200 * 120 - 1)
+    with pytest.raises(UserError, match=r"declares 200x120 pixels; at most 23,999 are decoded"):
+        detection.read_image(tmp_path / "a.jpg", turn == "turned")
+    with pytest.raises(UserError, match=r"it declares 200x120 pixels"):
+        detection.probe(tmp_path / "a.jpg")
