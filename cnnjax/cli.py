@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -14,6 +14,9 @@ from cnnjax import __version__, launch
 from cnnjax import config as configs
 from cnnjax.config import user_path
 from cnnjax.errors import DISK, UserError
+
+if TYPE_CHECKING:
+    from cnnjax import predict
 
 EPILOG = """
 Any field of a config can be set: --config.optimizer.learning_rate=0.05, --config.model.width=32.
@@ -135,6 +138,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=user_path, default=Path("detections"), metavar="DIR", help="default detections")
     sub.add_argument("--least-score", type=float, metavar="S", help="boxes under it are left out; default 0.5")
 
+    sub = verb("predict", _predict, "the classes of images, by a trained network", config=None, workdir=None)
+    sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")
+    _network(sub)
+    sub.add_argument("--top", type=int, default=5, metavar="N", help="classes an image; default 5")
+    sub.add_argument("--flip", action="store_true", help="the mean over the image and its mirror image")
+    sub.add_argument("--ten-crop", action="store_true", help="the mean over four corners and centre, mirrored too")
+    sub.add_argument("--json", type=user_path, metavar="FILE", help="also written there as JSON")
+    sub.add_argument("--csv", type=user_path, metavar="FILE", help="also written there as CSV")
+    sub.add_argument("--sheet", type=user_path, metavar="FILE.png", help="a contact sheet: the images with their "
+                     "first classes")
+    sub.add_argument("--overwrite", action="store_true", help="replace those files where they are there already")
+
     sub = verb("sweep", _sweep, "a hyperparameter search: each trial a run, by as many workers as you start",
                config="configs/sweep/digits.py", workdir="runs/sweep")
     sub.add_argument("--workers", type=int, default=1, metavar="N", help="on this machine; default 1")
@@ -172,6 +187,37 @@ def _processes(sub: argparse.ArgumentParser) -> None:
                      "the paper's two GPUs: batch norm sees half of a batch on each")
 
 
+def _network(sub: argparse.ArgumentParser) -> None:
+    """The options that name a trained classifier, for `_trained_network`."""
+    group = sub.add_argument_group("the network: a run, or weights by name")
+    group.add_argument("--workdir", type=user_path, metavar="DIR", help="of a run of cnnjax train")
+    group.add_argument("--step", type=int, help="of its checkpoint; default: the best on validation, else the last")
+    group.add_argument("--model", metavar="NAME", help="of the network of --weights, such as resnet50")
+    group.add_argument("--weights", metavar="FILE", help="of PyTorch (.pth, .safetensors); or cifar10: those that come "
+                       "with the package, of resnet20, resnet56, plain20 and plain56")
+    group.add_argument("--classes", type=user_path, metavar="FILE", help="their names, one a line, or JSON; default: "
+                       "ImageNet's where there are 1000")
+    for name, what in (("mean", "mean"), ("std", "deviation")):
+        group.add_argument(f"--{name}", type=float, nargs=3, metavar=("R", "G", "B"),
+                           help=f"{what} of pixels in [0, 1] that --weights were trained with; default ImageNet's")
+
+
+def _trained_network(options: argparse.Namespace) -> "predict.Network":
+    from cnnjax import predict
+    by_weights = ("model", "weights", "classes", "mean", "std")
+    given = [f"--{name}" for name in by_weights if getattr(options, name) is not None]
+    if options.workdir is not None:
+        if given:
+            raise UserError(f"--workdir and {given[0]}: a run knows its network, weights and classes; give one of them")
+        return predict.of_run(options.workdir, options.step)
+    if options.model is None or options.weights is None:
+        raise UserError("which network? give --workdir DIR, or --model NAME and --weights FILE")
+    if options.step is not None:
+        raise UserError("--step is that of a run's checkpoint: it goes with --workdir")
+    return predict.of_weights(options.model, options.weights, classes=options.classes, mean=options.mean,
+                              std=options.std)
+
+
 def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDict) -> ConfigDict:
     config = configs.load(_find(options.config), overrides)
     configs.check(config, reference)
@@ -195,7 +241,7 @@ def _check_places(options: argparse.Namespace) -> None:
                 break
             if os.path.lexists(place):
                 raise UserError(f"--{name} {path}: {place} is no folder; choose another --{name}")
-    for name in ("json", "draw"):
+    for name in ("json", "csv", "sheet", "draw"):
         path = getattr(options, name, None)
         if isinstance(path, Path) and os.path.isdir(path):
             raise UserError(f"--{name} {path}: is a folder, expected a file")
@@ -305,6 +351,21 @@ def _detect(options: argparse.Namespace, overrides: list[str]) -> None:
     for row in rows:
         print(f"{row['file']}: {len(row['detections'])} boxes, drawn as {row['drawing']}")
     print(f"drawings and detections.json: {options.out}")
+
+
+def _predict(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax import predict
+    from cnnjax.reporting import tables
+    _no_config("predict", overrides)
+    if options.top < 1:
+        raise UserError(f"--top {options.top}: expected at least 1")
+    predictions, unread = predict.run(
+        _trained_network(options), options.images, top=options.top, flip=options.flip, ten_crop=options.ten_crop,
+        json_file=options.json, csv_file=options.csv, sheet=options.sheet, overwrite=options.overwrite)
+    if predictions:
+        tables.show(("image", "class", "probability, %"), predict.to_table(predictions))
+    if unread:
+        raise UserError(f"{len(unread)} of {len(unread) + len(predictions)} images cannot be read, and are left out")
 
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:

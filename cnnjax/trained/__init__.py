@@ -16,6 +16,9 @@ from cnnjax.interop import from_torch
 
 FOLDER = Path(__file__).parent
 
+DATA_SETS = ("cifar10",)
+"""What the networks were trained on, as the command line names their weights."""
+
 
 def names() -> list[str]:
     """The networks that `load` knows, such as "resnet56"."""
