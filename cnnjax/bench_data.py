@@ -3,20 +3,24 @@
 import copy
 import tempfile
 import time
+from contextlib import ExitStack, closing
 from functools import partial
 from statistics import median
 from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from ml_collections import ConfigDict
 
 from cnnjax import classification
 from cnnjax import data as datasets
-from cnnjax.bench_loop import Program
 from cnnjax.data import streaming
+from cnnjax.training import loop
+from cnnjax.training import state as states
 from cnnjax.training import step as steps
-from cnnjax.training.state import stream
+from cnnjax.training.state import State
+from cnnjax.training.task import Stream
 
 HEADER = ("what", "seconds", "images/s")
 
@@ -35,12 +39,14 @@ def run(config: ConfigDict, repeats: int = 9) -> list[dict[str, Any]]:
     of both, and the share of the time that the step waited. Raises UserError as `cnnjax train` does.
     """
     classification.check(config)
-    return _streamed(config, repeats) if config.data.streamed else _resident(config, repeats)
+    each = copy.deepcopy(config)
+    each.steps_per_dispatch = 1
+    return _streamed(each, repeats) if config.data.streamed else _resident(each, repeats)
 
 
 def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         source = copy.deepcopy(config.data)
         source.cache = folder
         for what in ("read into an empty cache", "read from the cache"):
@@ -49,14 +55,16 @@ def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
             seconds = time.perf_counter() - began
             count = sum(len(split.labels) for split in dataset[:3] if split is not None)
             rows.append({"what": what, "seconds": seconds, "images_per_second": count / seconds})
-        data = steps.replicate({"image": np.asarray(dataset.train.images), "label": dataset.train.labels})
-    program = Program(config, dataset, resident=True, length=1)
+        task = classification.task(config, dataset)
+        train, next_data = loop.program(config, task, stack)
+        data = next_data(1)
 
     @partial(jax.pmap, axis_name=steps.AXIS, in_axes=(None, None, 0))
-    def batch(data: Any, state: Any, _: Any) -> Any:
-        return program.take(data, state)
+    def batch(data: Any, state: State, _: Any) -> Any:
+        return task.get_batch(data, jax.random.key(state.seed), state.step, lax.axis_index(steps.AXIS),
+                              lax.axis_size(steps.AXIS))
 
-    state, nothing = program.state, np.zeros(jax.local_device_count())
+    state, nothing = steps.replicate(states.create(config, task.init)), np.zeros(jax.local_device_count())
     jax.block_until_ready(batch(data, state, nothing))
     alone, whole = [], []
     for _ in range(repeats + 1):                    # the first step compiles
@@ -64,7 +72,7 @@ def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
         jax.block_until_ready(batch(data, state, nothing))
         alone.append(time.perf_counter() - began)
         began = time.perf_counter()
-        state, metrics = program.dispatch(state, data, 1)
+        state, metrics = train(state, data, 1)
         jax.block_until_ready(metrics)
         whole.append(time.perf_counter() - began)
     for what, seconds in (("shuffle, crop, flip and normalise a batch", median(alone[1:])),
@@ -74,18 +82,19 @@ def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
 
 
 def _streamed(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
-    dataset = classification.load_data(config)
-    assert isinstance(dataset, streaming.Streamed)
-    program = Program(config, dataset, resident=False, length=1)
-    state, devices = program.state, jax.local_device_count()
+    task = classification.task(config)
+    data = task.data()
+    assert isinstance(data, Stream)
+    state = steps.replicate(states.create(config, task.init))
+    train = steps.train_dispatch(task.loss, states.optimizer(config), task.get_batch, 1, on_device=False)
 
     def step(batch: dict[str, np.ndarray]) -> Any:
         nonlocal state
-        state, metrics = program.dispatch(state, jax.tree.map(lambda x: x[None], steps.shard(batch, devices)), 1)
+        state, metrics = train(state, jax.tree.map(lambda x: x[None], steps.shard(batch, jax.local_device_count())), 1)
         return metrics
 
-    with streaming.training_batches(dataset.train, stream(config.seed, "order"), config.batch_size,
-                                    config.data.image_size, on_error=config.data.on_error) as batches:
+    batches: Any = data.batches(0, 0, 1)
+    with closing(batches):
         rates = streaming.measure(batches, step, repeats)
     rows = [{"what": what, "seconds": config.batch_size / rate, "images_per_second": rate} for what, rate in
             (("decode and crop a batch", rates.data), ("training step", rates.step), ("both", rates.both))]

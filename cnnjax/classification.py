@@ -1,17 +1,17 @@
-"""Image classification: a network, a loss and images put together into a run of the training loop."""
+"""Image classification as a task: a network, a loss and images, which `cnnjax.training.run` trains."""
 
-import contextlib
+import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
@@ -20,10 +20,11 @@ from cnnjax import models
 from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError, first_line
 from cnnjax.training import distributed, loop, population
-from cnnjax.training import state as states
+from cnnjax.training import run as runs
 from cnnjax.training import step as steps
 from cnnjax.training import workdir as workdirs
-from cnnjax.training.state import State, stream
+from cnnjax.training.state import stream
+from cnnjax.training.task import Loss, OnDevice, OnEval, Row, Stream, Variables
 
 Images = datasets.Dataset | streaming.Streamed
 
@@ -35,8 +36,146 @@ RANGES = {"data.pad": "[0, 4096]", "data.image_size": "[0, 8192]", "data.validat
           "population": "[1, 1000]"}
 """What `config.require` allows, beside the loop's."""
 
-Probe = Callable[[nn.Module, State], dict[str, Any]]
+Probe = Callable[[nn.Module, Variables], Row]
 """A row for metrics.jsonl that is made at each evaluation, such as the gradient norm of each layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A network that is trained on the images of a data set; see `cnnjax.training.task.Task`."""
+
+    config: ConfigDict
+    module: nn.Module
+    dataset: Images
+    probe: Probe | None = None
+
+    frozen = ()
+
+    @property
+    def best(self) -> tuple[str, str] | None:
+        return None if self.dataset.validation is None else ("validation_error", "min")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        held_out = () if self.dataset.validation is None else ("validation",)
+        return (*held_out, "test", *(() if self.probe is None else ("layers",)))
+
+    def init(self, key: jax.Array) -> Variables:
+        return init_variables(self.module, self.dataset.image_shape, key)
+
+    def data(self) -> OnDevice | Stream:
+        """The training split: whole on every device if it fits there, else batch by batch."""
+        train, size, key = self.dataset.train, self.config.batch_size, stream(jax.random.key(self.config.seed), "order")
+        if self.config.data.streamed:
+            return Stream(lambda step, shard, shards: streaming.training_batches(
+                train, key, size, self.config.data.image_size, step, on_error=self.config.data.on_error,
+                flip=self.config.data.flip, shard=shard, shards=shards))
+        if self._fits("train"):
+            return OnDevice({"image": np.asarray(train.images), "label": train.labels})
+        return Stream(lambda step, shard, shards: feed.stream(train, key, size, step, shard=shard, shards=shards))
+
+    def get_batch(self, data: Any, key: jax.Array, step: jax.Array, shard: jax.Array, shards: int) -> Any:
+        """Images and labels of a device, shuffled by epoch, cropped, flipped and normalised."""
+        size = self.config.batch_size
+        if not self.config.data.streamed and self._fits("train"):
+            data = augment.take(data, stream(key, "order"), step, size, shard=shard, shards=shards)
+        first = shard * (size // shards)
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(stream(key, "augment"), step))
+        images = augment.normalise(data["image"], self.dataset.mean, self.dataset.std)
+        if self.config.data.pad:
+            images = augment.pad_crop(images, crop_key, self.config.data.pad, first=first)
+        if self.config.data.flip and not self.config.data.streamed:     # else the workers flipped it
+            images = augment.flip(images, flip_key, first=first)
+        return {"image": images, "label": data["label"]}
+
+    def loss(self, variables: Variables, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array],
+             axis_name: str | None) -> Loss:
+        return loss(self.module, variables, batch, key, hyper)
+
+    def evaluate(self, variables: Variables, split: str) -> list[Row]:
+        """Loss and errors on "train", "validation" or "test", without augmentation, every image counted exactly once;
+        or the row of the probe on "layers"."""
+        if split == "layers":
+            assert self.probe is not None
+            return [self.probe(self.module, variables)]
+        sums = {k: float(v) for k, v in self._sums(variables, self._batches(split)).items()}
+        count = sums.pop("count")
+        if len(self.dataset.classes) <= 10:
+            del sums["top5_error"]
+        return [{"split": split, **{k: v / count for k, v in sums.items()}, "examples": int(count)}]
+
+    def describe(self) -> dict[str, Any]:
+        data = self.dataset
+        return {"classes": list(data.classes), "image_shape": list(data.image_shape), "mean": data.mean.tolist(),
+                "std": data.std.tolist(), "left_out": list(data.left_out)}
+
+    @cached_property
+    def _sums(self) -> Callable[..., dict[str, jax.Array]]:
+        return steps.evaluation(evaluation_sums(self.module, self.dataset.mean, self.dataset.std))
+
+    @cached_property
+    def _kept(self) -> dict[str, list[Any]]:
+        """Batches of the splits that stay on the devices from one evaluation to the next."""
+        return {}
+
+    def _fits(self, split: str) -> bool:
+        return feed.fits(getattr(self.dataset, split))
+
+    def _batches(self, split: str) -> Iterator[Any]:
+        if split in self._kept:
+            yield from self._kept[split]
+            return
+        images, data, size = getattr(self.dataset, split), self.config.data, self.config.batch_size
+        batches = feed.evaluation_batches(images, size) if not data.streamed else streaming.evaluation_batches(
+            images, size, data.image_size, ten_crop=data.ten_crop, on_error=data.on_error)
+        placed: Iterator[Any] = (steps.place(steps.local_share(batch)) for batch in batches)
+        if not data.streamed and self._fits(split):
+            self._kept[split] = list(placed)
+            placed = iter(self._kept[split])
+        yield from placed
+
+
+def task(config: ConfigDict, dataset: Images | None = None, probe: Probe | None = None) -> Classifier:
+    """The task that a config describes, on what `config.data` names or the same already loaded.
+
+    Raises UserError naming the field for what cannot be run: what is wrong is refused before any image is read.
+    """
+    check(config)
+    dataset = load_data(config) if dataset is None else dataset
+    module = create_model(config, len(dataset.classes))
+    check_images(config, module, dataset)
+    return Classifier(config, module, dataset, probe)
+
+
+def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None, probe: Probe | None = None,
+          on_eval: OnEval | None = None) -> dict[str, Any]:
+    """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then
+    holds. `dataset` as in `task`, `on_eval` as in `cnnjax.training.task`."""
+    if config.population != 1:
+        return train_population(config, workdir, dataset=dataset, probe=probe)
+    return runs.run(config, workdir, task(config, dataset, probe), on_eval=on_eval)
+
+
+def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] = (), *, dataset: Images | None = None,
+                     probe: Probe | None = None, together: bool | None = None) -> dict[str, Any]:
+    """Trains the `config.population` members that `config.members` describes, and returns the means of their results.
+
+    Each member becomes an ordinary run in a folder of its own, by default in `workdir/members`. Where `together`, by
+    default on accelerators, they are one program whose checkpoints are in `workdir` until they are split at the end.
+    """
+    configs.require(config, RANGES)
+    members = population.members(config)
+    folders = folders or [workdir / "members" / str(i) for i in range(len(members))]
+    if not (population.together() if together is None else together):
+        return runs.mean_result(workdir, [train(member, folder, dataset=dataset, probe=probe)
+                                          for member, folder in zip(members, folders, strict=True)])
+    for member in members:
+        check(member)
+    one = task(members[0], dataset, probe)
+    if isinstance(one.data(), Stream) and len({member.seed for member in members}) > 1:
+        raise UserError("config field 'population': its images do not fit on a device, and one stream serves no two "
+                        "seeds; give all members one seed by members.seed")
+    return runs.run_population(config, members, workdir, folders, one)
 
 
 def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
@@ -98,29 +237,35 @@ def check_images(config: ConfigDict, module: nn.Module, dataset: Images) -> None
                         f"shape {empty[0]}); set data.image_size or the network's fields")
 
 
-def loss_function(module: nn.Module) -> steps.LossFn:
+def init_variables(module: nn.Module, image_shape: Sequence[int], key: jax.Array) -> Variables:
+    """A network's variables for images (H, W, C), drawn from a key."""
+    def init(key: jax.Array) -> Variables:
+        return dict(module.init({"params": key, "dropout": key}, jnp.zeros((1, *image_shape)), train=True))
+    return jax.jit(init)(key)
+
+
+def loss(module: nn.Module, variables: Variables, batch: Any, key: jax.Array,
+         hyper: Mapping[str, jax.Array]) -> Loss:
     """Cross-entropy with label smoothing, and the share of wrong answers, for a batch of `image` and `label`."""
-    def loss_fn(params, model_state, batch, key, hyper):
-        outputs, model_state = module.apply({"params": params, **model_state}, batch["image"], train=True,
-                                            mutable=list(model_state), rngs={"dropout": key})
-        logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-        targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), hyper["label_smoothing"])
-        losses = [optax.softmax_cross_entropy(o, targets).mean() for o in (logits, *auxiliary)]
-        loss = losses[0] + AUXILIARY_WEIGHT * sum(losses[1:])
-        return loss, (model_state, {"error": jnp.mean(logits.argmax(-1) != batch["label"])})
-    return loss_fn
+    others = [name for name in variables if name != "params"]
+    outputs, others = module.apply(variables, batch["image"], train=True, mutable=others, rngs={"dropout": key})
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), hyper["label_smoothing"])
+    losses = [optax.softmax_cross_entropy(o, targets).mean() for o in (logits, *auxiliary)]
+    total = losses[0] + AUXILIARY_WEIGHT * sum(losses[1:])
+    return total, (others, {"error": jnp.mean(logits.argmax(-1) != batch["label"])})
 
 
 def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Callable[..., dict[str, jax.Array]]:
     """Sums over a batch of `image`, `label` and `mask`: `loss`, `error`, `top5_error` and the `count` of examples."""
-    def metrics_fn(params, model_state, batch):
+    def metrics_fn(variables, batch):
         images = augment.normalise(batch["image"], mean, std)
         if images.ndim == 5:                                        # (N, 10, H, W, C): the mean of ten crops' answers
-            crops = module.apply({"params": params, **model_state}, images.reshape(-1, *images.shape[2:]), train=False)
+            crops = module.apply(variables, images.reshape(-1, *images.shape[2:]), train=False)
             probabilities = jax.nn.softmax(crops).reshape(*images.shape[:2], -1)
             logits = jnp.log(probabilities.mean(1))
         else:
-            logits = module.apply({"params": params, **model_state}, images, train=False)
+            logits = module.apply(variables, images, train=False)
         label = batch["label"][:, None]
         score = jnp.take_along_axis(logits, label, 1)
         # The rank of the right class; a tie counts against it, and so does a score that is no number.
@@ -132,180 +277,49 @@ def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Cal
     return metrics_fn
 
 
-def evaluator(config: ConfigDict, module: nn.Module, dataset: Images,
-              splits: tuple[str, ...]) -> Callable[[State], list[dict[str, Any]]]:
-    """A function of the state that gives a row of loss and errors for each split; every image counts exactly once."""
-    evaluate = steps.evaluation(evaluation_sums(module, dataset.mean, dataset.std))
+# What was trained
 
-    def read(split: str) -> Iterator[Any]:
-        if config.data.streamed:
-            batches = streaming.evaluation_batches(getattr(dataset, split), config.batch_size, config.data.image_size,
-                                                   ten_crop=config.data.ten_crop, on_error=config.data.on_error)
-        else:
-            batches = feed.evaluation_batches(getattr(dataset, split), config.batch_size)
-        for batch in batches:
-            yield steps.place(steps.local_share(batch))
+class Run(NamedTuple):
+    """A run's config, its network at a step, and what it says of its images in run.json. Made without its images."""
 
-    kept = {split: list(read(split)) for split in splits if not config.data.streamed and
-            feed.fits(getattr(dataset, split))}
-
-    def rows(state: State) -> list[dict[str, Any]]:
-        params = state.params if state.ema is None else state.ema
-        result = []
-        for split in splits:
-            sums = {k: float(v) for k, v in evaluate(params, state.model_state, kept.get(split) or read(split)).items()}
-            count = sums.pop("count")
-            if len(dataset.classes) <= 10:
-                del sums["top5_error"]
-            result.append({"split": split, **{k: v / count for k, v in sums.items()}, "examples": int(count)})
-        return result
-    return rows
+    config: ConfigDict
+    module: nn.Module
+    variables: Variables
+    step: int
+    classes: tuple[str, ...]
+    image_shape: tuple[int, ...]
+    mean: np.ndarray
+    std: np.ndarray
 
 
-def take_function(config: ConfigDict, dataset: Images, resident: bool) -> steps.TakeFn:
-    """A device's share of the batch of a step, shuffled by epoch, cropped, flipped and normalised.
+def load_run(workdir: Path, step: int | None = None) -> Run:
+    """The run of one classifier in `workdir`, with the variables of the checkpoint of `step`, else of the best on the
+    validation split where there is one, else of the last.
 
-    `resident`: its data is the whole training split; else the share itself, as `feed.stream` gives it.
+    Raises UserError for a folder that is no such run, and for a step that is not there.
     """
-    def take(data: dict[str, jax.Array], state: State) -> dict[str, jax.Array]:
-        shard, shards = lax.axis_index(steps.AXIS), lax.axis_size(steps.AXIS)
-        start = shard * (config.batch_size // shards)
-        batch = data
-        if resident:
-            batch = augment.take(data, stream(state.seed, "order"), state.step, config.batch_size,
-                                 shard=shard, shards=shards)
-        crop_key, flip_key = jax.random.split(jax.random.fold_in(stream(state.seed, "augment"), state.step))
-        images = augment.normalise(batch["image"], dataset.mean, dataset.std)
-        if config.data.pad:
-            images = augment.pad_crop(images, crop_key, config.data.pad, first=start)
-        if config.data.flip and not config.data.streamed:       # else the workers flipped it
-            images = augment.flip(images, flip_key, first=start)
-        return {"image": images, "label": batch["label"]}
-    return take
-
-
-def training_data(config: ConfigDict, dataset: Images) -> dict[str, Any]:
-    """The arguments of `loop.fit` that bring it the training split: whole on every device if it fits, else streamed."""
-    key = stream(config.seed, "order")
-    share = {"shard": jax.process_index(), "shards": jax.process_count()}
-    if config.data.streamed:
-        return {"take": take_function(config, dataset, resident=False),
-                "stream": lambda step: streaming.training_batches(
-                    dataset.train, key, config.batch_size, config.data.image_size, step,
-                    on_error=config.data.on_error, flip=config.data.flip, **share)}
-    if feed.fits(dataset.train):
-        images = {"image": np.asarray(dataset.train.images), "label": dataset.train.labels}
-        return {"take": take_function(config, dataset, resident=True), "resident": images}
-    return {"take": take_function(config, dataset, resident=False),
-            "stream": lambda step: feed.stream(dataset.train, key, config.batch_size, step, **share)}
-
-
-def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None,
-          probe: Probe | None = None, watch: loop.Watch | None = None) -> dict[str, Any]:
-    """Trains and tests `config.model` in `workdir`, going on from what is there, and returns what `result.json` then
-    holds.
-
-    `dataset` is what `config.data` names, for a caller who has loaded it already; `watch` is told of each evaluation.
-    """
-    if config.population != 1:
-        return train_population(config, workdir, dataset=dataset, probe=probe)
-    check(config)                           # what is wrong is refused before any image is read
-    dataset = load_data(config) if dataset is None else dataset
-    module = create_model(config, len(dataset.classes))
-    check_images(config, module, dataset)
-    with workdirs.claim(workdir, config):
-        splits = ("test",) if dataset.validation is None else ("validation", "test")
-        scores = evaluator(config, module, dataset, splits)
-
-        def rows(state: State) -> list[dict[str, Any]]:
-            return scores(state) + ([] if probe is None else [probe(module, state)])
-
-        state = loop.fit(
-            config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
-            evaluate=rows, watch=watch, name=workdir.name, **training_data(config, dataset))
-        return _summarise(config, workdir, state)
-
-
-def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] = (), *, dataset: Images | None = None,
-                     probe: Probe | None = None, together: bool | None = None) -> dict[str, Any]:
-    """Trains the `config.population` members that `config.members` describes, and returns the means of their results.
-
-    Each member becomes an ordinary run in a folder of its own, by default in `workdir/members`. Where `together`, by
-    default on accelerators, they are one program whose checkpoints are in `workdir` until they are split at the end.
-    """
-    configs.require(config, RANGES)
-    members = population.members(config)
-    folders = folders or [workdir / "members" / str(i) for i in range(len(members))]
-    if not (population.together() if together is None else together):
-        return _mean_result(workdir, [train(member, folder, dataset=dataset, probe=probe)
-                                      for member, folder in zip(members, folders, strict=True)])
-    for member in members:
-        check(member)
-    dataset = load_data(config) if dataset is None else dataset
-    module = create_model(config, len(dataset.classes))
-    check_images(config, module, dataset)
-    data = training_data(config, dataset)
-    if "stream" in data and len({member.seed for member in members}) > 1:
-        raise UserError("config field 'population': its images do not fit on a device, and one stream serves no two "
-                        "seeds; give all members one seed by members.seed")
-    with workdirs.claim(workdir, config):
-        splits = ("test",) if dataset.validation is None else ("validation", "test")
-        scores = evaluator(config, module, dataset, splits)
-
-        def rows(state: State) -> list[dict[str, Any]]:
-            states_ = [population.member(state, i) for i in range(len(members))]
-            each = [scores(own) + ([] if probe is None else [probe(module, own)]) for own in states_]
-            return [population.merged(several) for several in zip(*each, strict=True)]
-
-        state = loop.fit(config, workdir, init=init_function(module, dataset), loss_fn=loss_function(module),
-                         evaluate=rows, members=members, name=workdir.name, **data)
-        results = [_split(workdir, member, folder, population.member(state, i), i)
-                   for i, (member, folder) in enumerate(zip(members, folders, strict=True))]
-        return _mean_result(workdir, results)
-
-
-def _split(workdir: Path, config: ConfigDict, folder: Path, state: State, i: int) -> dict[str, Any]:
-    """Makes member `i` of the finished population in `workdir` a run of its own in `folder`."""
-    with workdirs.claim(folder, config):
-        metrics = []
-        for row in workdirs.read_rows(workdir / workdirs.METRICS):
-            own = population.row_of(row, i)
-            if "learning_rate" in own:
-                own["learning_rate"] = states.rate(config, row["step"] - 1)
-            metrics.append(own)
-        if distributed.is_writer():
-            workdirs.write_rows(folder / workdirs.METRICS, metrics)
-            workdirs.write_rows(folder / workdirs.TIMING, workdirs.read_rows(workdir / workdirs.TIMING))
-        with contextlib.closing(loop.open_checkpoints(config, folder)) as checkpoints:
-            scores = {f"{row['split']}_error": row["error"] for row in metrics
-                      if row["step"] == config.steps and "error" in row}
-            checkpoints.save(config.steps, state, {"seconds": 0.0, "window": []}, scores)
-            checkpoints.wait()
-        return _summarise(config, folder, state)
-
-
-def _mean_result(workdir: Path, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The means of the members' results, and all of them under "members"; written to `result.json`."""
-    means = {key: float(np.mean([r[key] for r in results])) if isinstance(value, float) else value
-             for key, value in results[0].items()}
-    if distributed.is_writer():
-        workdir.mkdir(parents=True, exist_ok=True)
-        workdirs.write(workdir / "result.json", workdirs.to_json({**means, "members": results}, indent=2) + "\n")
-    return {**means, "members": results}
+    config, said = read_run(workdir), runs.description(workdir)
+    classes, image_shape = tuple(said["classes"]), tuple(said["image_shape"])
+    module = create_model(config, len(classes))
+    variables, step = runs.restore(workdir, config, lambda key: init_variables(module, image_shape, key), step=step)
+    return Run(config, module, variables, step, classes, image_shape, *(
+        np.array(said[name], np.float32) for name in ("mean", "std")))
 
 
 def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, Any]:
-    """The row of loss and errors of a run's checkpoint on "train", "validation" or "test", without augmentation.
+    """The row of loss and errors of a run's checkpoint, chosen as in `load_run`, on "train", "validation" or "test".
 
-    The checkpoint is that of `step`, else the best on the validation split where there is one, else the last.
-    Raises UserError for a folder that is no run, a step or a split that is not there.
+    Raises UserError for a folder that is no run, a step or a split that is not there, and images of other classes.
     """
-    config = read_run(workdir)
-    dataset = load_data(config)
+    run = load_run(workdir, step)
+    dataset = load_data(run.config)
     if getattr(dataset, split) is None:
         raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")
-    module, state, step = restore(workdir, config, dataset, step)
-    return {"step": step, **evaluator(config, module, dataset, (split,))(state)[0]}
+    if dataset.classes != run.classes:
+        raise UserError(f"{run.config.data.path or run.config.data.source}: has the classes "
+                        f"{', '.join(dataset.classes)}; {workdir} was trained on {', '.join(run.classes)}")
+    scored = Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
+    return {"step": run.step, **scored.evaluate(run.variables, split)[0]}
 
 
 def read_run(workdir: Path) -> ConfigDict:
@@ -317,21 +331,6 @@ def read_run(workdir: Path) -> ConfigDict:
             raise UserError(f"{workdir} is not a run of one network: its config has no {field!r}; the runs of a study "
                             "are in its folder cells")
     return config
-
-
-def restore(workdir: Path, config: ConfigDict, dataset: Images,
-            step: int | None = None) -> tuple[nn.Module, State, int]:
-    """The network and the state of a run's checkpoint, chosen as in `evaluate`, and its step."""
-    module = create_model(config, len(dataset.classes))
-    like = jax.eval_shape(lambda: states.create(config, init_function(module, dataset)))
-    with contextlib.closing(loop.open_checkpoints(config, workdir)) as checkpoints:
-        if step is not None and step not in checkpoints.steps():
-            raise UserError(f"--step {step}: {workdir} has checkpoints of steps {checkpoints.steps()}")
-        restored = checkpoints.restore(like, step if step is not None else checkpoints.best_step())
-    if restored is None:
-        raise UserError(f"{workdir} has no checkpoint yet")
-    step, state, _ = restored
-    return module, state, step
 
 
 def load_data(config: ConfigDict) -> Images:
@@ -348,32 +347,3 @@ def load_data(config: ConfigDict) -> Images:
         if distributed.is_writer():
             print(line, file=sys.stderr)
     return dataset
-
-
-def init_function(module: nn.Module, dataset: Images) -> Callable[[jax.Array], tuple[Any, Any]]:
-    """`init(key) -> (params, other collections)` of a network for the images of a data set."""
-    sample = jnp.zeros((1, *dataset.image_shape))
-
-    def init(key: jax.Array) -> tuple[Any, Any]:
-        variables = dict(module.init({"params": key, "dropout": key}, sample, train=True))
-        return variables.pop("params"), variables
-    return init
-
-
-def _summarise(config: ConfigDict, workdir: Path, state: State) -> dict[str, Any]:
-    rows = workdirs.read_rows(workdir / workdirs.METRICS)
-    timing = workdirs.read_rows(workdir / workdirs.TIMING)
-    late = [r["error"] for r in rows if r["split"] == "train" and r["step"] > 0.95 * config.steps]
-    result: dict[str, Any] = {
-        "parameters": sum(x.size for x in jax.tree.leaves(state.params)), "steps": config.steps,
-        # As in the paper's curves: over augmented batches, here those of the last twentieth of the steps.
-        "train_error": float(np.mean(late)) if late else None,
-        "images_per_second": float(np.median([r["images_per_second"] for r in timing])),
-        "seconds": timing[-1]["seconds"],
-    }
-    for row in rows:
-        if row["step"] == config.steps and row["split"] in ("validation", "test"):
-            result |= {f"{row['split']}_error": row["error"], f"{row['split']}_images": row["examples"]}
-    if distributed.is_writer():
-        workdirs.write(workdir / "result.json", workdirs.to_json(result, indent=2) + "\n")
-    return result

@@ -5,6 +5,7 @@ The loss surface has a module of its own, `cnnjax.landscape`.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -16,45 +17,38 @@ from cnnjax.models.layers import BatchNorm
 from cnnjax.models.resnet import Block, subsample_and_pad
 from cnnjax.training import step as steps
 from cnnjax.training.checkpoints import leaves
-from cnnjax.training.state import State
 
 IMAGES_AT_ONCE = 25
 """Of a device: a CPU is fastest where the activations fit its cache."""
 
 
 def layer_probe(images: Any, labels: np.ndarray,
-                loss_function: Callable[[nn.Module], Any]) -> Callable[[nn.Module, State], dict[str, Any]]:
-    """A function of network and state that gives, for one fixed batch of normalised `images` (N, H, W, C), the row
+                loss: Callable[..., Any]) -> Callable[[nn.Module, Mapping[str, Any]], dict[str, Any]]:
+    """A function of network and variables that gives, for one fixed batch of normalised `images` (N, H, W, C), the row
 
-    `gradient_norm`: the norm of the loss's gradient at each convolution's kernel, in the order of the layers, and
+    `gradient_norm`: the norm of the gradient of `loss(module, variables, batch, key)` at each convolution's kernel, in
+    the order of the layers, and
     `response_std`: the standard deviation of each layer's output after batch normalisation and before ReLU and
     addition (He et al. 2015, section 4.2 and figure 7).
     """
-    batch = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}
+    batch, key = {"image": jnp.asarray(images), "label": jnp.asarray(labels)}, jax.random.key(0)
 
-    def measure(module: nn.Module, state: State) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    @partial(jax.jit, static_argnums=0)
+    def measure(module: nn.Module, variables: Mapping[str, Any]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         if getattr(module, "bn_axis_name", None) is not None:       # one device, no mapped axis
             module = module.clone(bn_axis_name=None)
-        key = jax.random.key(0)
-        loss_fn = loss_function(module)
-        grads = jax.grad(lambda p: loss_fn(p, state.model_state, batch, key, state.hyper)[0])(state.params)
+        params, others = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+        grads = jax.grad(lambda p: loss(module, {"params": p, **others}, batch, key)[0])(params)
         _, captured = module.apply(
-            {"params": state.params, **state.model_state}, batch["image"], train=True, rngs={"dropout": key},
-            capture_intermediates=lambda m, _: isinstance(m, BatchNorm), mutable=["intermediates", *state.model_state])
+            variables, batch["image"], train=True, rngs={"dropout": key},
+            capture_intermediates=lambda m, _: isinstance(m, BatchNorm), mutable=["intermediates", *others])
         norms = {name: jnp.linalg.norm(g) for name, g in leaves(grads).items() if g.ndim == 4}
         stds = {name: jnp.std(y) for name, y in leaves(captured["intermediates"]).items()}
         return norms, stds
 
-    def probe(module: nn.Module, state: State) -> dict[str, Any]:
-        norms, stds = jax.device_get(measured(module)(state))
+    def probe(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, Any]:
+        norms, stds = jax.device_get(measure(module, variables))
         return {"split": "layers", "gradient_norm": _in_order(norms), "response_std": _in_order(stds)}
-
-    compiled: dict[nn.Module, Any] = {}
-
-    def measured(module: nn.Module) -> Any:
-        if module not in compiled:
-            compiled[module] = jax.jit(lambda state: measure(module, state))
-        return compiled[module]
     return probe
 
 

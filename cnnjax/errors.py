@@ -21,3 +21,7 @@ def one_line(error: BaseException) -> str:
 def first_line(error: BaseException) -> str:
     """The message's first line; the kind of error where there is no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class Diverged(UserError):
+    """The loss, the gradient or the parameters of a run are no longer finite numbers."""

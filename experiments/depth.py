@@ -8,6 +8,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         for group in [group for group in groups if set(group) & set(left)]:
             folders = [workdir / "cells" / cell.folder for cell in group]
             dataset = datasets.load(config.data, group[0].seed)
-            probe = _probe(dataset) if config.diagnostics else None
+            probe = _probe(config, dataset) if config.diagnostics else None
             if len(group) == 1:
                 classification.train(cell_config(config, group[0]), folders[0], dataset=dataset, probe=probe)
             else:
@@ -128,9 +129,10 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
     return own
 
 
-def _probe(dataset: datasets.Dataset) -> classification.Probe:
+def _probe(config: ConfigDict, dataset: datasets.Dataset) -> classification.Probe:
     images = augment.normalise(np.asarray(dataset.train.images[:PROBED_IMAGES]), dataset.mean, dataset.std)
-    return diagnostics.layer_probe(images, dataset.train.labels[:PROBED_IMAGES], classification.loss_function)
+    return diagnostics.layer_probe(images, dataset.train.labels[:PROBED_IMAGES], partial(
+        classification.loss, hyper={"label_smoothing": config.optimizer.label_smoothing}))
 
 
 def report(workdir: Path) -> Path:
@@ -204,12 +206,9 @@ def measure(config: ConfigDict, workdir: Path) -> None:
     """
     for cell in why_cells(list(cells(config))):
         if not why_depth.read(workdir, [cell.folder]):
-            folder = workdir / "cells" / cell.folder
-            own = classification.read_run(folder)
+            trained = classification.load_run(workdir / "cells" / cell.folder)
             dataset = datasets.load(config.data, cell.seed)
-            module, state, _ = classification.restore(folder, own, dataset)
-            params = state.params if state.ema is None else state.ema
-            measured = why_depth.measure(module, {"params": params, **state.model_state}, dataset)
+            measured = why_depth.measure(trained.module, trained.variables, dataset)
             if distributed.is_writer():
                 why_depth.write(workdir, cell.folder, measured)
 

@@ -26,19 +26,16 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
     """
     if count < 1:
         raise UserError(f"--count {count}: expected 1 or more")
-    config = classification.read_run(workdir)
-    if config.data.streamed and image is None:
-        raise UserError(f"{workdir} was trained on streamed images, which are not kept: give one by --image FILE")
-    dataset = classification.load_data(config)
-    module, state, _ = classification.restore(workdir, config, dataset, step)
+    trained = classification.load_run(workdir, step)
     if image is not None:
-        images = read_image(image, dataset.image_shape)[None]
+        images = read_image(image, trained.image_shape)[None]
+    elif trained.config.data.streamed:
+        raise UserError(f"{workdir} was trained on streamed images, which are not kept: give one by --image FILE")
     else:
-        images = np.asarray(dataset.test.images[:count])
-    params = state.params if state.ema is None else state.ema
-    inputs = np.asarray(augment.normalise(images, dataset.mean, dataset.std))
-    return look.run_look(module, {"params": params, **state.model_state}, workdir / "figures", images=images,
-                         inputs=inputs, classes=dataset.classes, stage=stage)
+        images = np.asarray(classification.load_data(trained.config).test.images[:count])
+    inputs = np.asarray(augment.normalise(images, trained.mean, trained.std))
+    return look.run_look(trained.module, trained.variables, workdir / "figures", images=images, inputs=inputs,
+                         classes=trained.classes, stage=stage)
 
 
 def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str] = (),
@@ -53,14 +50,12 @@ def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str]
         raise UserError("look --trained needs --data PATH, a tar or folder of the images that it was trained on")
     surfaces: dict[str, Any] = {}
     if not networks:
-        config = classification.read_run(workdir)
-        if config.data.streamed:
+        at = classification.load_run(workdir, step)
+        if at.config.data.streamed:
             raise UserError(f"{workdir} was trained on streamed images, which are not kept: --landscape needs them")
-        dataset = datasets.load(config.data, config.seed)
-        module, state, _ = classification.restore(workdir, config, dataset, step)
-        params = state.params if state.ema is None else state.ema
-        surfaces[config.model.name] = why_depth.loss_surface(
-            module, {"params": params, **state.model_state}, *why_depth.surface_images(dataset))
+        dataset = datasets.load(at.config.data, at.config.seed)
+        surfaces[at.config.model.name] = why_depth.loss_surface(
+            at.module, at.variables, *why_depth.surface_images(dataset))
     for name in networks:
         module, variables, card = trained.load(name)
         assert data is not None

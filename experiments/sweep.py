@@ -41,7 +41,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cnnjax import classification
 from cnnjax import config as configs
-from cnnjax.errors import UserError, first_line
+from cnnjax.errors import Diverged, UserError, first_line
 from cnnjax.reporting import html, search, tables
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
@@ -429,7 +429,7 @@ def _run_trial(config: ConfigDict, space: Space, workdir: Path, storage: RDBStor
     trial = optuna.Trial(study, claim.trial_id)
     own = trial_config(config, suggest(trial, space))
 
-    def watch(step: int, scores: dict[str, float]) -> None:
+    def on_eval(step: int, scores: dict[str, float]) -> None:
         if lost.is_set():
             raise Abandoned
         trial.set_user_attr("steps", step)
@@ -440,13 +440,13 @@ def _run_trial(config: ConfigDict, space: Space, workdir: Path, storage: RDBStor
 
     state, value = TrialState.COMPLETE, None
     try:
-        result = classification.train(own, workdir / "trials" / f"{claim.number:04d}", dataset=dataset, watch=watch)
+        result = classification.train(own, workdir / "trials" / f"{claim.number:04d}", dataset=dataset, on_eval=on_eval)
         value = result["validation_error"]
         for name in ("test_error", "parameters", "seconds"):
             trial.set_user_attr(name, result[name])
     except optuna.TrialPruned:
         state = TrialState.PRUNED
-    except loop.Diverged as error:      # to the sampler a bad trial, as pruned ones are
+    except Diverged as error:      # to the sampler a bad trial, as pruned ones are
         state = TrialState.PRUNED
         trial.set_user_attr("reason", str(error))
     except jax.errors.JaxRuntimeError as error:

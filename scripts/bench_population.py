@@ -29,14 +29,13 @@ def main(*arguments: str) -> None:
     config = configs.load(root / "configs" / "train" / "digits.py", [
         "model.blocks=(1,1,1)", f"population={MEMBERS}", *(a.removeprefix("--config.") for a in arguments)])
     members = population.members(config)
-    dataset = classification.load_data(config)
-    module = classification.create_model(config, len(dataset.classes))
-    init, loss_fn = classification.init_function(module, dataset), classification.loss_function(module)
-    take, optimizer = classification.take_function(config, dataset, resident=True), states.optimizer(config)
-    data = steps.replicate({"image": np.asarray(dataset.train.images), "label": dataset.train.labels})
+    task, optimizer = classification.task(members[0]), states.optimizer(config)
+    data = steps.replicate(task.data().arrays)
 
     def step(state: states.State, data: dict[str, jax.Array]) -> states.State:
-        return steps.train_step(loss_fn, optimizer, 0.0, state, take(data, state))[0]
+        batch = task.get_batch(data, jax.random.key(state.seed), state.step, jax.lax.axis_index(steps.AXIS),
+                               jax.lax.axis_size(steps.AXIS))
+        return steps.train_step(task.loss, optimizer, 0.0, state, batch)[0]
 
     def mapped(over_members):
         return jax.pmap(lambda state, data, nothing: over_members(lambda s: step(s, data), state), axis_name=steps.AXIS,
@@ -45,7 +44,7 @@ def main(*arguments: str) -> None:
     alone = mapped(lambda f, state: f(state))
     together = {"vmap": mapped(lambda f, state: jax.vmap(f)(state)), "lax.map": mapped(jax.lax.map)}
 
-    lone = [steps.replicate(states.create(member, init)) for member in members]
+    lone = [steps.replicate(states.create(member, task.init)) for member in members]
     stacked = dict.fromkeys(together, steps.replicate(population.stack(lone)))
     times: dict[str, list[float]] = {"in turn": [], "vmap": [], "lax.map": []}
     for _ in range(ROUNDS + 1):                         # the first round compiles

@@ -30,8 +30,7 @@ def images_of(logits):
 
 
 def loss_of(module, batch, label_smoothing=0.0):
-    loss_fn = classification.loss_function(module)
-    loss, (_, metrics) = loss_fn({}, {}, batch, jax.random.key(0), {"label_smoothing": label_smoothing})
+    loss, (_, metrics) = classification.loss(module, {}, batch, jax.random.key(0), {"label_smoothing": label_smoothing})
     return float(loss), metrics
 
 
@@ -54,7 +53,7 @@ def sums(images, labels, mask, classes):
     mean, std = np.zeros(classes, np.float32), np.full(classes, 1 / 255, np.float32)
     evaluate = classification.evaluation_sums(Fixed(), mean, std)
     batch = {"image": images, "label": jnp.array(labels), "mask": jnp.array(mask)}
-    return {k: float(v) for k, v in evaluate({}, {}, batch).items()}
+    return {k: float(v) for k, v in evaluate({}, batch).items()}
 
 
 def test_padding_counts_for_nothing():

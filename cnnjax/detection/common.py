@@ -1,5 +1,6 @@
 """What the four detectors share: how they are trained, what they give, and the end of the way from scores to boxes."""
 
+import dataclasses
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,10 +14,11 @@ from ml_collections import ConfigDict
 
 from cnnjax import ops
 from cnnjax.data.detection import choose_canvas, place, rescale_boxes
-from cnnjax.detection.backbones import Flat, flat, nested, split
+from cnnjax.detection.backbones import flat, nested
 from cnnjax.errors import UserError
 from cnnjax.evaluation.voc_ap import Detections
-from cnnjax.training import loop
+from cnnjax.training import loop, task
+from cnnjax.training import state as states
 
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 """Deltas are divided by deviations of 0.1, 0.1, 0.2, 0.2, as the released code of Faster R-CNN has them."""
@@ -48,24 +50,45 @@ def train(phase: ConfigDict, seed: int, folder: Path, variables: Variables, loss
 
     Parameters whose path begins with one of `frozen` are held: to the loop they are state, not parameters.
     """
-    trained, held = split(variables["params"], frozen)
-    stats = variables.get("batch_stats", {})
-
-    def loss_fn(params: Flat, state: Any, batch: Any, key: jax.Array, hyper: Any) -> Any:
-        del hyper
-        value, (new, metrics) = loss({"params": nested(params | state["held"]), "batch_stats": state["batch_stats"]},
-                                     batch, key)
-        return value, ({"held": state["held"], "batch_stats": new}, metrics)
-
     config = phase.copy_and_resolve_references()
     with config.unlocked():
         config.seed = seed
     folder.mkdir(parents=True, exist_ok=True)
-    state = jax.device_get(loop.fit(
-        config, folder, init=lambda key: (trained, {"held": held, "batch_stats": stats}), loss_fn=loss_fn,
-        take=lambda batch, state: batch, stream=stream, name=name))
-    params = state.params if state.ema is None else state.ema
-    return {"params": nested({**params, **held}), "batch_stats": state.model_state["batch_stats"]}
+    state = loop.fit(config, folder, Phase(variables, loss, stream, tuple(frozen)), name=name)
+    return jax.device_get(states.variables(state))
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Detector training that goes on from `variables`; see `cnnjax.training.task.Task`."""
+
+    variables: task.Variables
+    loss_of: Loss
+    stream: Callable[[int], Iterator[Any]]
+    frozen: tuple[str, ...]
+
+    best = None
+    splits = ()
+
+    def init(self, key: jax.Array) -> task.Variables:
+        return {"batch_stats": {}, **self.variables}
+
+    def data(self) -> task.Stream:
+        return task.Stream(lambda step, shard, shards: self.stream(step))
+
+    def get_batch(self, data: Any, key: jax.Array, step: jax.Array, shard: jax.Array, shards: int) -> Any:
+        return data
+
+    def loss(self, variables: task.Variables, batch: Any, key: jax.Array, hyper: Any,
+             axis_name: str | None) -> task.Loss:
+        value, (stats, metrics) = self.loss_of(dict(variables), batch, key)
+        return value, ({"batch_stats": stats}, metrics)
+
+    def evaluate(self, variables: task.Variables, split: str) -> list[task.Row]:
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        return {}
 
 
 def save(folder: Path, kind: str, classes: Sequence[str], config: ConfigDict, arrays: Mapping[str, Any]) -> None:

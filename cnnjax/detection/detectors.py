@@ -14,7 +14,6 @@ from cnnjax.detection import backbones, common, fast_rcnn, faster_rcnn, rcnn, sp
 from cnnjax.detection.common import Detector, Variables
 from cnnjax.detection.proposals import Cache
 from cnnjax.errors import UserError
-from cnnjax.training import workdir as workdirs
 
 TITLES = {"rcnn": "R-CNN", "sppnet": "SPP-net", "fast_rcnn": "Fast R-CNN", "faster_rcnn": "Faster R-CNN"}
 
@@ -50,10 +49,9 @@ def _classifier(config: Any) -> Variables:
     if path.is_file():
         _check_stride(config, interop.torch_fields(config.backbone.name))
         return interop.from_torch(config.backbone.name, path)
-    trained = workdirs.read_config(path)
-    _check_stride(config, trained.model)
-    state = classification.restore(path, trained, classification.load_data(trained))[1]
-    return {"params": state.params if state.ema is None else state.ema, **state.model_state}
+    trained = classification.load_run(path)
+    _check_stride(config, trained.config.model)
+    return dict(trained.variables)
 
 
 def _check_stride(config: Any, trained: Any) -> None:

@@ -10,6 +10,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,25 @@ class Checkpoints:
     """The checkpoints of one run. Saves are asynchronous: the state is copied at once and written while training goes
     on.
 
-    The `keep` latest stay, and with `best` (a key of the metrics given to `save`) also the one where it was least.
+    The `keep` latest stay, and with `best`, a key of the metrics given to `save` and "min" or "max", also the one where
+    that was least or greatest.
     """
 
-    def __init__(self, folder: Path, keep: int = 2, best: str | None = None):
+    def __init__(self, folder: Path, keep: int = 2, best: tuple[str, str] | None = None):
         logging.set_verbosity(logging.FATAL)    # Orbax reports each save, and what it raises as well, with tracebacks
         policy = LatestN(keep)
-        if best is not None:
-            policy = AnyPreservationPolicy([policy, BestN(
-                get_metric_fn=lambda metrics: metrics[best], reverse=True, n=1,
-                keep_checkpoints_without_metrics=False)])
+        score = None if best is None else itemgetter(best[0])
+        mode = "min" if best is None else best[1]
+        if score is not None:
+            policy = AnyPreservationPolicy([policy, BestN(get_metric_fn=score, reverse=mode == "min", n=1,
+                                                          keep_checkpoints_without_metrics=False)])
         self.folder = folder
         self.best = best
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policy, cleanup_tmp_directories=True, step_prefix="step",
-                best_fn=None if best is None else (lambda metrics: metrics[best]), best_mode="min"),
+                best_fn=score, best_mode=mode),
         )
 
     def save(self, step: int, state: Any, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
@@ -86,7 +89,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The step where the `best` metric was least, if any was saved with it."""
+        """The step where the `best` metric was best, if any was saved with it."""
         return self._manager.best_step() if self.best is not None else None
 
     def remove_after(self, step: int) -> None:

@@ -1,13 +1,9 @@
-"""The training loop: runs a loss function over data, and leaves a workdir that any later call goes on from.
-
-It knows no network and no detector by name. It is where a run's side effects are: files, signals, what is printed.
-"""
+"""The training loop: from a task's step 0, or the newest checkpoint, to the last step. It knows no network by name."""
 
 import importlib.util
-import math
+import itertools
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,19 +16,13 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax.errors import UserError
-from cnnjax.training import distributed, population, progress, schedules
+from cnnjax.training import distributed, population, schedules
 from cnnjax.training import state as states
 from cnnjax.training import step as steps_
-from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import Checkpoints
+from cnnjax.training.history import open_history
 from cnnjax.training.state import State
-
-Evaluate = Callable[[State], list[dict[str, Any]]]
-"""Rows for metrics.jsonl, each with a "split"; their step is added."""
-
-Watch = Callable[[int, dict[str, float]], None]
-"""`watch(step, scores)` is told the numbers of each evaluation, such as "test_error", once its rows are written. What
-it raises ends the run, which may be taken up again."""
+from cnnjax.training.task import OnDevice, OnEval, Row, Task
 
 
 class Interrupted(Exception):
@@ -44,153 +34,91 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-class Diverged(UserError):
-    """The loss, the gradient or the parameters are no longer numbers."""
-
-
-FINITE = ("loss", "grad_norm", "update_norm", "param_norm")
-"""Metrics that end a run when they are no numbers. The loss alone does not tell: on a CPU XLA's maximum of NaN and 0 is
-0, so that a rectifier hides parameters that are NaN, and the loss stays finite for ever."""
-
-
-def fit(config: ConfigDict, workdir: Path, *, init: Callable[[jax.Array], tuple[Any, Any]], loss_fn: steps_.LossFn,
-        take: steps_.TakeFn, resident: Any = None, stream: Callable[[int], Iterator[Any]] | None = None,
-        evaluate: Evaluate | None = None, watch: Watch | None = None, members: Sequence[ConfigDict] = (),
-        name: str = "train") -> State:
-    """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `init(key)`, and returns the
+def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[ConfigDict] = (),
+        on_eval: OnEval | None = None, name: str = "train") -> State:
+    """Trains for `config.steps` steps from the newest checkpoint of `workdir`, or from `task.init`, and returns the
     last state.
 
-    `loss_fn(params, model_state, batch, key, hyper) -> (loss, (model_state, metrics))`; `take(data, state) -> batch`
-    picks a device's batch inside the step. Its data is `resident`, arrays kept on every device, or comes from
-    `stream(step)`, an iterator of this process's equal share of the batches of `config.batch_size` from that step on,
-    of which `take` is given the device's share. `evaluate(state)` gives rows for metrics.jsonl every
-    `config.eval_every` steps and at the end. With `members` the run is that of a population: see
-    `cnnjax.training.population`.
+    Every `config.eval_every` steps, and at the end, the rows of `task.evaluate` are written and `on_eval` is told. With
+    `members` the run is that of a population: see `cnnjax.training.population`.
 
     The caller has claimed the workdir. Raises Interrupted after SIGINT or SIGTERM with all saved, Diverged for a loss
     that is not finite, and UserError for a config that cannot be run.
     """
     check(config)
-    optimizer = states.optimizer(config)
-    checkpoints = open_checkpoints(config, workdir)
     with ExitStack() as stack:
+        checkpoints = open_checkpoints(config, workdir, task.best)
         stack.callback(checkpoints.close)
-        state = states.create(config, init) if not members else population.stack(
-            [states.create(member, init) for member in members])
-        restored = checkpoints.restore(state)
+        several = [states.create(member, task.init, task.frozen) for member in members or (config,)]
+        state = population.stack(several) if members else several[0]
         step, host = 0, dict[str, Any](seconds=0.0, window=[])
+        restored = checkpoints.restore(state)
         if restored is not None:
             step, state, host = restored
             checkpoints.remove_after(step)
         if step == config.steps:
             return state
-        writer = distributed.is_writer()
-        if writer:
-            metrics_file = workdirs.Rows(workdir / workdirs.METRICS, step)
-            timing_file = workdirs.Rows(workdir / workdirs.TIMING, step)
-            stack.callback(metrics_file.close)
-            stack.callback(timing_file.close)
-            events = stack.enter_context(_events(config, workdir, step))
-            report = stack.enter_context(progress.bar(name, config.steps, step))
-
-        length = config.steps_per_dispatch
-        dispatch = steps_.train_dispatch(loss_fn, optimizer, take, length, resident=stream is None,
-                                         ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate,
-                                         members=len(members))
+        history = stack.enter_context(open_history(config, workdir, step, host, name))
+        train, next_data = program(config, task, stack, step, len(members))
         state = steps_.replicate(state)
-        if stream is None:
-            arrays = steps_.replicate(resident)
-
-            def data(count: int) -> Any:
-                return arrays
-        else:
-            batches = stream(step)
-            stack.callback(getattr(batches, "close", lambda: None))
-
-            def data(count: int) -> Any:
-                return _stacked(batches, count, length)
-        stopped = stack.enter_context(_signals())
+        asked_to_stop = stack.enter_context(_signals())
         stack.enter_context(distributed.guard(workdir))
-        began = mark = time.monotonic()
-        window: list[dict[str, float]] = host["window"]
-        running: deque[tuple[int, int, Any]] = deque()      # last step, how many, their metrics
-        votes: deque[jax.Array] = deque()
-
-        def seconds() -> float:
-            return host["seconds"] + time.monotonic() - began
-
-        def finish_one() -> None:
-            """Waits for the oldest dispatch and writes its rows."""
-            nonlocal mark
-            last, count, metrics = running.popleft()
-            metrics = jax.device_get(metrics)
-            now = time.monotonic()
-            speed = count * config.batch_size / (now - mark)
-            mark = now
-            for i, at in enumerate(range(last - count + 1, last + 1)):
-                row = {key: float(value[i]) for key, value in metrics.items()}
-                wrong = next((key for key in FINITE if not math.isfinite(row.get(key, 0.0))), None)
-                if wrong is not None:
-                    kept = checkpoints.steps()
-                    raise Diverged(
-                        f"the {wrong} is {row[wrong]} at step {at}, learning rate {states.rate(config, at - 1):.4g}; "
-                        f"the last good checkpoint is of step {kept[-1] if kept else 0}; try a lower "
-                        "optimizer.learning_rate or set optimizer.clip_norm")
-                window.append(row)
-                if at % config.log_every == 0 or at == config.steps:
-                    mean = {key: float(np.mean([row[key] for row in window])) for key in sorted(window[0])}
-                    write({"step": at, "split": "train", "learning_rate": states.rate(config, at - 1), **mean})
-                    if writer:
-                        timing_file.append({"step": at, "images_per_second": speed, "seconds": seconds()})
-                    window.clear()
-            text = ", ".join(f"{key} {row[key]:.3g}" for key in ("loss", "error") if key in row)
-            text += f", {speed:.0f} images/s"
-            if writer:
-                report(last, text)
-
-        def write(row: dict[str, Any]) -> None:
-            if writer:
-                metrics_file.append(row)
-                events(row)
 
         while step < config.steps:
             count = dispatch_steps(config, step)
-            state, metrics = dispatch(state, data(count), count)
+            state, metrics = train(state, next_data(count), count)
             step += count
-            running.append((step, count, metrics))
-            stop = bool(stopped)
-            if jax.process_count() > 1:     # all must stop at one step: they count the votes of the dispatch before
-                votes.append(distributed.vote(stop))
-                stop = len(votes) > 1 and bool(votes.popleft())
+            history.add(step, count, metrics)
+            stop = asked_to_stop()
             at_eval = step % config.eval_every == 0 or step == config.steps
-            at_save = step % config.checkpoint_every == 0 or step == config.steps
-            drained = at_eval or at_save or stop
-            while len(running) > (0 if drained else 1):     # one dispatch is always under way while Python writes
-                finish_one()
+            at_save = step % config.checkpoint_every == 0 or step == config.steps or (at_eval and bool(task.best))
+            # One dispatch is always under way while Python writes.
+            history.read(behind=0 if at_eval or at_save or stop else 1, last_good=checkpoints.steps)
             scores: dict[str, float] = {}
-            if at_eval and evaluate is not None:
-                for row in evaluate(state):
-                    write({"step": step, **row})
-                    scores |= {f"{row['split']}_{k}": v for k, v in row.items() if isinstance(v, float)}
-                mark = time.monotonic()
-                if watch is not None:
-                    watch(step, scores)
+            if at_eval and task.splits:
+                scores = history.evaluated(step, evaluate(task, state, len(members)))
+                if on_eval is not None:
+                    on_eval(step, scores)
             if at_save or stop:
-                checkpoints.save(step, state, {"seconds": seconds(), "window": window}, scores or None)
-                mark = time.monotonic()
-            if stop:
+                checkpoints.save(step, state, history.host(), scores or None)
+                history.paused()
+            if stop and step < config.steps:
                 checkpoints.wait()
-                if step < config.steps:
-                    signum = stopped[0] if stopped else signal.SIGTERM      # another process was asked to
-                    raise Interrupted(signum, f"at step {step} in {workdir}")
+                raise Interrupted(stop, f"at step {step} in {workdir}")
         checkpoints.wait()
     return state
 
 
-def open_checkpoints(config: ConfigDict, workdir: Path) -> Checkpoints:
-    """The checkpoints of a run: the latest, and the one of least error on the validation split where images are held
-    out."""
-    best = "validation_error" if config.get("data", {}).get("validation") else None
+def program(config: ConfigDict, task: Task, stack: ExitStack, step: int = 0,
+            members: int = 0) -> tuple[Callable[..., Any], Callable[[int], Any]]:
+    """The compiled steps of a run that goes on from `step`, `(state, data, count) -> (state, metrics)`, and a function
+    that gives the data of the next `count` of them. What reads the data is closed with `stack`.
+    """
+    data, length = task.data(), config.steps_per_dispatch
+    on_device = isinstance(data, OnDevice)
+    train = steps_.train_dispatch(task.loss, states.optimizer(config), task.get_batch, length, on_device=on_device,
+                                  ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate,
+                                  members=members)
+    if isinstance(data, OnDevice):
+        arrays = steps_.replicate(data.arrays)
+        return train, lambda count: arrays
+    batches = data.batches(step, jax.process_index(), jax.process_count())
+    stack.callback(getattr(batches, "close", lambda: None))
+    return train, lambda count: _stacked(itertools.islice(batches, count), length)
+
+
+def evaluate(task: Task, state: State, members: int = 0) -> list[Row]:
+    """The rows of all of a task's splits, with the averaged parameters if there are any; of a population, a row that
+    holds its members'."""
+    if not members:
+        variables = states.variables(state)
+        return [row for split in task.splits for row in task.evaluate(variables, split)]
+    each = [evaluate(task, population.member(state, i)) for i in range(members)]
+    return [population.merged(rows) for rows in zip(*each, strict=True)]
+
+
+def open_checkpoints(config: ConfigDict, workdir: Path, best: tuple[str, str] | None) -> Checkpoints:
+    """The checkpoints of a run: the latest, and the one of the best score where there is one to go by."""
     return Checkpoints(workdir / "checkpoints", config.keep_checkpoints, best)
 
 
@@ -246,21 +174,33 @@ def dispatch_steps(config: ConfigDict, step: int) -> int:
         config.steps_per_dispatch, config.eval_every, config.checkpoint_every)))
 
 
-def _stacked(batches: Iterator[Any], count: int, length: int) -> Any:
-    """The next `count` batches as a dispatch of up to `length` steps takes them: leaves `(length, devices, share,
-    ...)`. What the dispatch does not come to repeats the last batch."""
-    devices = jax.local_device_count()
-    several = [steps_.shard(next(batches), devices) for _ in range(count)]
-    several += several[-1:] * (length - count)
+def _stacked(batches: Iterator[Any], length: int) -> Any:
+    """Batches as a dispatch of up to `length` steps takes them: leaves `(length, devices, share, ...)`. What the
+    dispatch does not come to repeats the last batch."""
+    several = [steps_.shard(batch, jax.local_device_count()) for batch in batches]
+    several += several[-1:] * (length - len(several))
     return jax.tree.map(lambda *leaf: np.stack(leaf), *several)
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that SIGINT or SIGTERM is appended to. The second one acts at once, as it would have without us."""
+def _signals() -> Iterator[Callable[[], int]]:
+    """A function that gives the signal, SIGINT or SIGTERM, by which this run is to stop now, else 0.
+
+    A second signal acts at once, as it would have without us. All processes of a run stop at one step: they count the
+    votes of the dispatch before.
+    """
     caught: list[int] = []
+    votes: deque[jax.Array] = deque()
+
+    def asked_to_stop() -> int:
+        signum = caught[0] if caught else 0
+        if jax.process_count() == 1:
+            return signum
+        votes.append(distributed.vote(bool(signum)))
+        return (signum or signal.SIGTERM) if len(votes) > 1 and bool(votes.popleft()) else 0
+
     if threading.current_thread() is not threading.main_thread():       # only the main thread may set handlers
-        yield caught
+        yield asked_to_stop
         return
     old: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -272,31 +212,7 @@ def _signals() -> Iterator[list[int]]:
     for s in old:
         signal.signal(s, handler)
     try:
-        yield caught
+        yield asked_to_stop
     finally:
         for s, previous in old.items():
             signal.signal(s, previous)
-
-
-@contextmanager
-def _events(config: ConfigDict, workdir: Path, step: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that sends a row's numbers to TensorBoard and Weights & Biases, where the config asks for them."""
-    sinks: list[Callable[[str, float, int], None]] = []
-    with ExitStack() as stack:
-        if config.tensorboard:
-            from tensorboardX import SummaryWriter
-            writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
-            stack.callback(writer.close)
-            sinks.append(writer.add_scalar)
-        if config.wandb:
-            import wandb
-            run = wandb.init(project=config.wandb, dir=str(workdir), name=workdir.name, config=config.to_dict())
-            stack.callback(run.finish)
-            sinks.append(lambda key, value, at: run.log({key: value}, step=at))
-
-        def send(row: dict[str, Any]) -> None:
-            for key, value in row.items():
-                if isinstance(value, float):
-                    for sink in sinks:
-                        sink(f"{row['split']}/{key}", value, row["step"])
-        yield send

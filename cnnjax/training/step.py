@@ -15,30 +15,31 @@ import optax
 from jax import lax
 
 from cnnjax.training import population
-from cnnjax.training.state import Optimizer, State, stream
+from cnnjax.training.state import Optimizer, State, merge, stream
+from cnnjax.training.task import Loss, Variables
 
 AXIS = "data"
 """The mapped axis: the devices of all hosts."""
 
-LossFn = Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-"""`(params, model_state, batch, key, hyper) -> (loss, (new_model_state, metrics))`, pure, for the batch of one
-device."""
+LossFn = Callable[..., Loss]
+"""`Task.loss`."""
 
-TakeFn = Callable[[Any, State], Any]
-"""`(data, state) -> batch`, pure: what one device trains on at `state.step`. It may ask for `lax.axis_index(AXIS)`."""
+GetBatch = Callable[..., Any]
+"""`Task.get_batch`."""
 
 
-def gradients(loss_fn: LossFn, state: State, batch: Any, key: jax.Array,
-              accumulate: int = 1) -> tuple[Any, Any, dict[str, jax.Array]]:
+def gradients(loss_fn: LossFn, state: State, batch: Any, key: jax.Array, accumulate: int = 1,
+              axis_name: str | None = None) -> tuple[Any, Any, dict[str, jax.Array]]:
     """`(grads, model_state, metrics)` of a device's batch, means over its `accumulate` equal parts, which are computed
     one after the other: only one of them has its activations in memory.
 
     Batch norm normalises each part by itself, as if each had been a device's.
     """
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-
     def part(model_state: Any, key: jax.Array, batch: Any) -> tuple[Any, tuple[Any, dict[str, jax.Array]]]:
-        (loss, (model_state, metrics)), grads = grad_fn(state.params, model_state, batch, key, state.hyper)
+        def loss_of(params: Any) -> Loss:
+            variables = {"params": merge(params, state.frozen), **model_state}
+            return loss_fn(variables, batch, key, state.hyper, axis_name)
+        (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return model_state, (grads, {"loss": loss, **metrics})
 
     if accumulate == 1:
@@ -63,9 +64,9 @@ def gradients(loss_fn: LossFn, state: State, batch: Any, key: jax.Array,
 def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: State, batch: Any,
                accumulate: int = 1) -> tuple[State, dict[str, jax.Array]]:
     """One step of one device, inside the mapped axis: gradients, statistics and metrics are means over the devices."""
-    key = jax.random.fold_in(stream(state.seed, "dropout"), state.step)
+    key = jax.random.fold_in(stream(jax.random.key(state.seed), "dropout"), state.step)
     key = jax.random.fold_in(key, lax.axis_index(AXIS))
-    grads, model_state, metrics = lax.pmean(gradients(loss_fn, state, batch, key, accumulate), AXIS)
+    grads, model_state, metrics = lax.pmean(gradients(loss_fn, state, batch, key, accumulate, AXIS), AXIS)
 
     updates, opt_state = optimizer(state.hyper).update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -78,7 +79,7 @@ def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: S
                                opt_state=opt_state, ema=ema), metrics
 
 
-def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, length: int, *, resident: bool,
+def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, get_batch: GetBatch, length: int, *, on_device: bool,
                    ema_decay: float = 0.0, accumulate: int = 1, members: int = 0,
                    ) -> Callable[[State, Any, int], tuple[State, dict[str, jax.Array]]]:
     """Up to `length` steps in one call: `(state, data, count) -> (state, metrics)`, each metric of shape `(length,)`
@@ -86,62 +87,63 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, take: TakeFn, length: 
 
     With `members` the state is that of a population: all of its leaves have that leading axis, and a metric is given
     as the mean over the members ("loss") and of each ("loss/0", ...). The state is donated. `data` is replicated and
-    the same for each step when `resident`; else each leaf has leading axes `(length, devices)` and step i of a device
+    the same for each step when `on_device`; else each leaf has leading axes `(length, devices)` and step i of a device
     takes its slice.
 
     The steps are one program with a loop in it: Python is called once for all of them, and their memory is taken once.
     `count` is an argument of the program, so that one program serves whichever rows, evaluations and checkpoints end a
     dispatch early.
     """
-    def step(state: State, kept: Any, fed: Any) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, data: Any) -> tuple[State, dict[str, jax.Array]]:
         def one(state: State) -> tuple[State, dict[str, jax.Array]]:
-            return train_step(loss_fn, optimizer, ema_decay, state, take(kept if resident else fed, state), accumulate)
+            batch = get_batch(data, jax.random.key(state.seed), state.step, lax.axis_index(AXIS), lax.axis_size(AXIS))
+            return train_step(loss_fn, optimizer, ema_decay, state, batch, accumulate)
         if not members:
             return one(state)
         state, metrics = jax.vmap(one)(state)
         return state, population.named(metrics)
 
-    def loop(state: State, kept: Any, fed: Any, count: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        def at(i: Any) -> Any:
-            return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), fed)
+    def loop(state: State, arrays: Any, batches: Any, count: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        def data(i: Any) -> Any:
+            return arrays if on_device else jax.tree.map(
+                lambda x: lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
 
         def body(i: jax.Array, carry: tuple[State, dict[str, jax.Array]]) -> tuple[State, dict[str, jax.Array]]:
             state, filled = carry
-            state, metrics = step(state, kept, at(i))
+            state, metrics = step(state, data(i))
             return state, {key: filled[key].at[i].set(value) for key, value in metrics.items()}
 
-        shapes = jax.eval_shape(lambda: step(state, kept, at(0))[1])
+        shapes = jax.eval_shape(lambda: step(state, data(0))[1])
         return lax.fori_loop(0, count, body, (state, {k: jnp.zeros(length, v.dtype) for k, v in shapes.items()}))
 
     looped = jax.pmap(loop, axis_name=AXIS, in_axes=(None, None, 1, None), out_axes=(None, None), donate_argnums=0)
-    if resident:
+    if on_device:
         nothing = jnp.zeros((length, jax.local_device_count()), bool)       # pmap wants an argument that is mapped
         return lambda state, data, count: looped(state, data, nothing, np.int32(count))
     return lambda state, data, count: looped(state, None, data, np.int32(count))
 
 
-def evaluation(metrics_fn: Callable[[Any, Any, Any], dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
-    """Sums of `metrics_fn(params, model_state, batch)` over all batches of all devices: `(params, model_state,
-    batches)`.
+def evaluation(metrics_fn: Callable[[Variables, Any], dict[str, jax.Array]]) -> Callable[..., dict[str, jax.Array]]:
+    """Sums of `metrics_fn(variables, batch)` over all batches of all devices, as a function `(variables, batches)`.
 
     `batches` gives batches whose leaves have the leading axis `(devices,)`. A padded batch carries a mask, so
     that whatever the batch and the device count each example is counted exactly once.
     """
     # Each program takes the sums of the one before: independent programs would wait for each other's devices on a CPU,
     # whose threads are fewer than the programs in flight.
-    @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0, None), out_axes=None)
-    def add(params: Any, model_state: Any, batch: Any, totals: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        sums = lax.psum(metrics_fn(params, model_state, batch), AXIS)
+    @partial(jax.pmap, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
+    def add(variables: Variables, batch: Any, totals: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        sums = lax.psum(metrics_fn(variables, batch), AXIS)
         return jax.tree.map(jnp.add, totals, sums)
 
-    def evaluate(params: Any, model_state: Any, batches: Iterable[Any]) -> dict[str, jax.Array]:
+    def evaluate(variables: Variables, batches: Iterable[Any]) -> dict[str, jax.Array]:
         totals = None
         for batch in batches:
             if totals is None:
                 one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-                shapes = jax.eval_shape(metrics_fn, params, model_state, one)
+                shapes = jax.eval_shape(metrics_fn, variables, one)
                 totals = replicate(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
-            totals = add(params, model_state, batch, totals)
+            totals = add(variables, batch, totals)
         assert totals is not None, "there is nothing to evaluate on"
         return totals
     return evaluate

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,11 +28,12 @@ does not touch the result, `deterministic` but for the last bits on a GPU."""
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
+def claim(workdir: Path, config: ConfigDict, may_change: Sequence[str] = ()) -> Iterator[None]:
     """Holds `workdir` for this process and this config; of the processes of one run the one that writes holds it.
 
-    Raises UserError when another process holds it, when it was begun with another config (the differing fields are
-    named), or when it cannot be written.
+    `may_change` are fields in which the workdir's config may differ, beside FREE_FIELDS. Raises UserError when another
+    process holds it, when it was begun with another config (the differing fields are named), or when it cannot be
+    written.
     """
     if not distributed.is_writer():
         yield
@@ -54,19 +55,20 @@ def claim(workdir: Path, config: ConfigDict) -> Iterator[None]:
         lock.write(str(os.getpid()))
         lock.flush()
         new = not (workdir / "config.json").exists()
-        same_config(workdir, config)
+        same_config(workdir, config, may_change)
         try:
             yield
         except UserError:
-            if new and not any(path.is_dir() for path in workdir.iterdir()):    # nothing was begun: with the mistake
-                for name in ("config.json", "data.json", ".lock"):              # mended the same workdir serves
+            # Nothing was begun: with the mistake mended the same workdir serves.
+            if new and not any(path.is_dir() for path in workdir.iterdir()):
+                for name in ("config.json", "run.json", "data.json", ".lock"):
                     (workdir / name).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):      # something else is in there
                     workdir.rmdir()
             raise
 
 
-def same_config(workdir: Path, config: ConfigDict) -> None:
+def same_config(workdir: Path, config: ConfigDict, may_change: Sequence[str] = ()) -> None:
     """Writes `config` to the workdir. Raises UserError, naming the fields, when another one is there."""
     path = workdir / "config.json"
     if path.exists():
@@ -77,7 +79,7 @@ def same_config(workdir: Path, config: ConfigDict) -> None:
         except ValueError as error:
             raise UserError(f"{path} is not JSON ({error}); choose another --workdir") from error
         new = json.loads(configs.dump(config))
-        changed = changes(old, new)
+        changed = [text for text in changes(old, new) if text.partition(":")[0] not in may_change]
         if changed:
             raise UserError(f"workdir {workdir} belongs to another config ({'; '.join(changed)}); choose another "
                             "--workdir or remove it")

@@ -16,6 +16,7 @@ from cnnjax.errors import UserError
 from cnnjax.interop import to_torch
 from cnnjax.interop.files import write_safetensors
 from cnnjax.training import loop, workdir
+from cnnjax.training import run as runs
 from cnnjax.training import state as states
 from configs import defaults
 from configs.ladder import defaults as ladder
@@ -74,12 +75,12 @@ def test_a_detector_starts_from_a_run_of_training(tmp_path):
     # what a run leaves, without its steps: 20 layers take long to compile
     run = tmp_path / "run"
     with workdir.claim(run, trained):
-        dataset = classification.load_data(trained)
-        init = classification.init_function(classification.create_model(trained, 2), dataset)
-        state = randomly_filled(jax.eval_shape(lambda: states.create(trained, init).params))
-        empty = jax.eval_shape(lambda: states.create(trained, init))
+        task = classification.task(trained)
+        runs.describe(run, task)
+        empty = jax.eval_shape(lambda: states.create(trained, task.init))
+        state = randomly_filled(empty.params)
         whole = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty).replace(params=state)
-        with contextlib.closing(loop.open_checkpoints(trained, run)) as checkpoints:
+        with contextlib.closing(loop.open_checkpoints(trained, run, None)) as checkpoints:
             checkpoints.save(1, whole, {})
             checkpoints.wait()
     given = backbones.flat(state)

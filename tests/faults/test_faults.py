@@ -16,8 +16,7 @@ from PIL import Image
 
 from cnnjax import classification
 from cnnjax import config as configs
-from cnnjax.errors import UserError
-from cnnjax.training import loop
+from cnnjax.errors import Diverged, UserError
 from cnnjax.training import workdir as workdirs
 from tests.conftest import TINY
 from tests.faults import harness
@@ -148,19 +147,15 @@ def test_a_file_of_the_workdir_that_is_garbage_is_named(half, name, text):
 
 def test_a_nan_among_the_data_stops_the_run_which_goes_on_without_it(tmp_path, classifier_run, monkeypatch):
     """The pixels of step 12 are no numbers: nothing of that is kept."""
-    take_function = classification.take_function
+    get_batch = classification.Classifier.get_batch
 
-    def poisoned(*arguments, **others):
-        take = take_function(*arguments, **others)
-
-        def one(data, state):
-            batch = take(data, state)
-            return {**batch, "image": jnp.where(state.step == 12, jnp.nan, batch["image"])}
-        return one
+    def poisoned(task, data, key, step, shard, shards):
+        batch = get_batch(task, data, key, step, shard, shards)
+        return {**batch, "image": jnp.where(step == 12, jnp.nan, batch["image"])}
 
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "take_function", poisoned)
-        with pytest.raises(loop.Diverged, match=r"the \w+ is nan at step 13, .* last good checkpoint is of step 10;"):
+        patch.setattr(classification.Classifier, "get_batch", poisoned)
+        with pytest.raises(Diverged, match=r"the \w+ is nan at step 13, .* last good checkpoint is of step 10;"):
             classification.train(config_of(), tmp_path / "run")
     assert checkpoints(tmp_path / "run") == ["step_10", "step_5"]
     classification.train(config_of(), tmp_path / "run")

@@ -17,12 +17,12 @@ def test_nothing_is_compiled_in_steady_state(tmp_path):
         "steps=240", "schedule.boundaries=(100,200)", "eval_every=60", "checkpoint_every=60", "log_every=20"))
     steady = []
 
-    def watch(step, scores):
+    def on_eval(step, scores):
         if step == 120:
             steady.append(len(compiled))
 
     with compilations() as compiled:
-        classification.train(config, tmp_path / "run", watch=watch)
+        classification.train(config, tmp_path / "run", on_eval=on_eval)
     assert steady[0] > 0, "the counter does not count"
     assert len(compiled) == steady[0]
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from cnnjax import classification, cli
-from cnnjax.errors import UserError
-from cnnjax.training import loop
+from cnnjax.errors import Diverged, UserError
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
 from tests import tiny_runs
@@ -21,11 +20,9 @@ LONG = ("steps=300", "schedule.boundaries=(100,200)", "eval_every=50", "checkpoi
 
 
 def final_parameters(workdir):
-    config = workdirs.read_config(workdir)
-    dataset = classification.datasets.load(config.data, config.seed)
-    _, state, step = classification.restore(workdir, config, dataset)
-    assert step == config.steps
-    return leaves(state)
+    run = classification.load_run(workdir)
+    assert run.step == run.config.steps
+    return leaves(run.variables)
 
 
 def assert_same_run(one, other):
@@ -160,7 +157,7 @@ def test_a_row_that_was_cut_off_is_not_read(tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, tiny):
-    with pytest.raises(loop.Diverged, match=r"the \w+ is (nan|inf) at step \d+, learning rate 1e\+30; the last good"):
+    with pytest.raises(Diverged, match=r"the \w+ is (nan|inf) at step \d+, learning rate 1e\+30; the last good"):
         classification.train(tiny("optimizer.learning_rate=1e30"), tmp_path / "run")
 
 

@@ -29,14 +29,13 @@ def test_a_classifier_s_training_step_lowers(name, tiny):
     config = tiny()
     module = models.create(name, num_classes=10)
     image = jax.ShapeDtypeStruct((2, *models.image_shape(name)), jnp.float32)
-
-    def init(key):
-        variables = dict(module.init({"params": key, "dropout": key}, jnp.zeros((1, *image.shape[1:])), train=True))
-        return variables.pop("params"), variables
-
+    init = partial(classification.init_variables, module, image.shape[1:])
     state = jax.eval_shape(lambda: states.create(config, init))
+
+    def loss(variables, batch, key, hyper, axis_name):
+        return classification.loss(module, variables, batch, key, hyper)
     batch = {"image": image, "label": jax.ShapeDtypeStruct((2,), jnp.int32)}
-    step = partial(steps.train_step, classification.loss_function(module), states.optimizer(config), 0.0)
+    step = partial(steps.train_step, loss, states.optimizer(config), 0.0)
     with_axis = jax.vmap(step, in_axes=(None, 0), axis_name=steps.AXIS)         # one device of the mapped axis
     lowers(with_axis, state, jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), batch))
 

@@ -17,16 +17,16 @@ from tests import tiny_runs
 
 # Gradient accumulation
 
-def linear_loss(params, model_state, batch, key, hyper):
+def linear_loss(variables, batch, key, hyper, axis_name):
     """Least squares, with a running sum of the batches' means as the network's state."""
-    error = batch["x"] @ params["w"] - batch["y"]
-    return jnp.mean(error**2), ({"seen": model_state["seen"] + batch["x"].mean()}, {"bias": error.mean()})
+    error = batch["x"] @ variables["params"]["w"] - batch["y"]
+    return jnp.mean(error**2), ({"seen": variables["seen"] + batch["x"].mean()}, {"bias": error.mean()})
 
 
 def linear_state(rng):
     hyper = {name: jnp.float32(0.1) for name in states.HYPERPARAMETERS}
     params = {"w": jnp.asarray(rng.normal(size=3), jnp.float32)}
-    return states.State(step=jnp.int32(0), seed=jnp.uint32(0), params=params,
+    return states.State(step=jnp.int32(0), seed=jnp.uint32(0), params=params, frozen={},
                         model_state={"seen": jnp.float32(0)}, opt_state=(), ema=None, hyper=hyper)
 
 
@@ -46,8 +46,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(accumulate):
 
 
 def test_each_part_has_a_key_of_its_own():
-    def loss(params, model_state, batch, key, hyper):
-        return params["w"].sum() * 0 + jax.random.uniform(key), (model_state, {"square": jax.random.uniform(key)**2})
+    def loss(variables, batch, key, hyper, axis_name):
+        drawn = jax.random.uniform(key)
+        return variables["params"]["w"].sum() * 0 + drawn, ({"seen": variables["seen"]}, {"square": drawn**2})
     state = linear_state(np.random.default_rng(0))
     _, _, metrics = steps.gradients(loss, state, {"x": jnp.zeros(4)}, jax.random.key(0), 4)
     assert metrics["square"] - metrics["loss"]**2 > 1e-4        # their variance: zero if the keys were one

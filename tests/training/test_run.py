@@ -1,0 +1,163 @@
+"""A run's files: what it says of itself, more steps on a finished run, parameters that are held, trackers."""
+
+import json
+import shutil
+import sys
+from types import SimpleNamespace
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnjax import classification
+from cnnjax.errors import UserError
+from cnnjax.training import history, loop
+from cnnjax.training import run as runs
+from cnnjax.training import state as states
+from cnnjax.training import workdir as workdirs
+from cnnjax.training.checkpoints import leaves
+from cnnjax.training.task import OnDevice
+
+
+@pytest.fixture
+def finished(tmp_path, classifier_run):
+    """A finished run of the test's own."""
+    return shutil.copytree(classifier_run, tmp_path / "finished")
+
+
+def test_a_run_says_what_using_its_network_needs(classifier_run, tiny):
+    said = json.loads((classifier_run / "run.json").read_text())
+    dataset = classification.load_data(tiny())
+    assert said["format"] == 1
+    assert said["classes"] == [str(i) for i in range(10)]
+    assert said["image_shape"] == [8, 8, 1]
+    np.testing.assert_array_equal(np.float32(said["mean"]), dataset.mean)
+    np.testing.assert_array_equal(np.float32(said["std"]), dataset.std)
+    assert said["versions"]["jax"] == jax.__version__
+
+
+def test_a_run_is_loaded_without_its_images(classifier_run, monkeypatch):
+    monkeypatch.setattr(classification, "load_data", None)
+    run = classification.load_run(classifier_run)
+    logits = run.module.apply(run.variables, jnp.zeros((1, *run.image_shape)), train=False)
+    assert logits.shape == (1, len(run.classes))
+    assert run.step == run.config.steps
+
+
+def test_a_workdir_of_other_data_is_refused(finished, tiny):
+    said = json.loads((finished / "run.json").read_text())
+    (finished / "run.json").write_text(json.dumps({**said, "classes": ["ant", "bee"]}))
+    with pytest.raises(UserError, match=r'was begun with classes \["ant", "bee"\], the data has \["0", .* now'):
+        classification.train(tiny(), finished)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (None, "has no run.json"), ("{", "run.json is not JSON"), ('{"format": 7}', "found format 7, .* reads 1"),
+    ("[]", "found format list")])
+def test_a_run_of_another_format_is_refused_in_one_line(finished, text, message):
+    (finished / "run.json").unlink()
+    if text is not None:
+        (finished / "run.json").write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        classification.load_run(finished)
+    assert "\n" not in str(error.value)
+
+
+# More steps on a finished run
+
+CONSTANT = ("schedule.name=constant", "schedule.warmup_steps=0", "model.blocks=(1,)", "optimizer.learning_rate=0.01")
+
+
+def test_more_steps_give_what_a_run_of_so_many_steps_gives(tmp_path, tiny):
+    classification.train(tiny(*CONSTANT, "steps=10"), tmp_path / "more")
+    result = classification.train(tiny(*CONSTANT, "steps=20"), tmp_path / "more")
+    classification.train(tiny(*CONSTANT, "steps=20"), tmp_path / "whole")
+    assert result["steps"] == 20
+    more, whole = (tmp_path / name / workdirs.METRICS for name in ("more", "whole"))
+    assert more.read_bytes() == whole.read_bytes()
+    a, b = (leaves(classification.load_run(tmp_path / name).variables) for name in ("more", "whole"))
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_more_steps_that_change_a_rate_already_taken_are_refused(finished, tiny):
+    """Of 20 steps a tenth of the rate from the 10th on; of 40 from the 20th on."""
+    config = tiny("steps=40", "schedule.boundaries=(0.5,0.75)")
+    (finished / "config.json").write_text((finished / "config.json").read_text().replace(
+        "      10,\n      15\n", "      0.5,\n      0.75\n"))
+    with pytest.raises(UserError, match=r"'steps': 20 in .*, 40 here, which changes the learning rate of steps already "
+                       r"taken, as of step 11 from 0.01 to 0.1; .*--config.init.weights="):
+        classification.train(config, finished)
+
+
+def test_fewer_steps_than_taken_are_refused(finished, tiny):
+    with pytest.raises(UserError, match=r"'steps': found 15, but .* has taken 20"):
+        classification.train(tiny("steps=15"), finished)
+
+
+# Parameters that are held
+
+class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        return nn.Dense(2, name="second")(nn.Dense(3, name="first")(x))
+
+
+class Held:
+    """A linear network whose first layer is not trained; its second layer's targets are ones."""
+
+    best, splits, frozen = None, (), ("first/",)
+
+    def init(self, key):
+        return Two().init(key, jnp.ones((1, 4)))
+
+    def data(self):
+        return OnDevice(jnp.ones((8, 4)))
+
+    def get_batch(self, data, key, step, shard, shards):
+        return data
+
+    def loss(self, variables, batch, key, hyper, axis_name):
+        return jnp.mean((Two().apply(variables, batch) - 1)**2), ({}, {})
+
+
+def test_neither_decay_nor_averages_touch_what_is_held(tmp_path, tiny):
+    config = tiny("steps=5", "optimizer.weight_decay=0.1", "optimizer.ema=0.5", "log_every=1")
+    before = states.create(config, Held().init)
+    state = loop.fit(config, tmp_path, Held())
+    assert set(state.params) == set(state.ema) == {"second"}
+    after = states.variables(state)["params"]
+    np.testing.assert_array_equal(after["first"]["kernel"], before.params["first"]["kernel"])
+    assert np.abs(after["second"]["kernel"] - before.params["second"]["kernel"]).max() > 1e-3
+
+
+def test_a_beginning_that_no_parameter_has_is_refused(tiny):
+    with pytest.raises(UserError, match="no parameter begins with 'frist/'.*did you mean"):
+        states.create(tiny(), Held().init, ("frist/",))
+
+
+def test_merging_is_the_inverse_of_splitting():
+    params = {"a": {"kernel": 1, "bias": 2}, "b": {"c": {"kernel": 3}, "d": 4}}
+    trained, frozen = states.split(params, ("a/k", "b/c"))
+    assert trained == {"a": {"bias": 2}, "b": {"d": 4}}
+    assert states.merge(trained, frozen) == params
+
+
+# Trackers
+
+def test_a_run_that_is_taken_up_again_is_one_run_of_weights_and_biases(tmp_path, tiny, monkeypatch):
+    begun = []
+
+    def init(**options):
+        begun.append(options)
+        return SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, __spec__=True))
+    config = tiny("wandb=project")
+    for _ in range(3):
+        with history._trackers(config, tmp_path, 0):
+            pass
+    assert len({options["id"] for options in begun}) == 1
+    assert all(options["resume"] == "allow" for options in begun)
