@@ -17,13 +17,14 @@ from ml_collections import ConfigDict
 from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax import models
+from cnnjax.config import Field, Fields
 from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError, first_line
 from cnnjax.training import distributed, loop, population
 from cnnjax.training import run as runs
 from cnnjax.training import step as steps
 from cnnjax.training import workdir as workdirs
-from cnnjax.training.state import stream
+from cnnjax.training.state import HYPERPARAMETERS, stream
 from cnnjax.training.task import Loss, OnDevice, OnEval, Row, Stream, Variables
 
 Images = datasets.Dataset | streaming.Streamed
@@ -31,10 +32,20 @@ Images = datasets.Dataset | streaming.Streamed
 AUXILIARY_WEIGHT = 0.3
 """Of the losses of GoogLeNet's two extra heads (Szegedy et al. 2014, section 5)."""
 
-RANGES = {"data.pad": "[0, 4096]", "data.image_size": "[0, 8192]", "data.validation": loop.NATURAL,
-          "data.test_share": "(0, 1)",
-          "population": "[1, 1000]"}
-"""What `config.require` allows, beside the loop's."""
+FIELDS: Fields = {
+    "model": {
+        "name": Field("resnet20", "a network of `cnnjax summary`; its fields may be set beside, such as model.width"),
+        configs.ANY: Field(None, "fields of the network")},
+    "dtype": Field("float32", "of activations", choices=("float32", "bfloat16")),
+    "deterministic": Field(False, "the same bits on a GPU too, where sums are faster in any order"),
+    "sync_batch_norm": Field(False, "batch statistics over all devices; else of each device, as the paper"),
+    "data": datasets.FIELDS,
+    "population": Field(1, "networks trained at once, of seeds from `seed` on, or as `members` says", "[1, 1000]"),
+    "members": {name: Field((), f"a {name.replace('_', ' ')} for each of them, or none")
+                for name in ("seed", *HYPERPARAMETERS)},
+    **loop.FIELDS,
+}
+"""The fields of a classifier's config: the recipe of He et al. 2015, section 4.2, for CIFAR-10."""
 
 Probe = Callable[[nn.Module, Variables], Row]
 """A row for metrics.jsonl that is made at each evaluation, such as the gradient norm of each layer."""
@@ -163,7 +174,7 @@ def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] 
     Each member becomes an ordinary run in a folder of its own, by default in `workdir/members`. Where `together`, by
     default on accelerators, they are one program whose checkpoints are in `workdir` until they are split at the end.
     """
-    configs.require(config, RANGES)
+    configs.check_values(config, FIELDS)
     members = population.members(config)
     folders = folders or [workdir / "members" / str(i) for i in range(len(members))]
     if not (population.together() if together is None else together):
@@ -182,8 +193,6 @@ def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
     """The network of `config.model`. Raises UserError for an unknown name, field or dtype."""
     fields = dict(config.model)
     name = fields.pop("name")
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"config field 'dtype': found {config.dtype!r}, expected float32 or bfloat16")
     try:
         known = models.fields(name)
         for field in fields.keys() & known.keys():
@@ -207,7 +216,7 @@ def _check_field(field: str, found: Any, default: Any) -> None:
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the field for a config that no network could be trained by, before anything is read."""
     loop.check(config)
-    configs.require(config, RANGES)
+    configs.check_values(config, FIELDS)
     create_model(config, 10)
     if config.data.ten_crop and not config.data.streamed:
         raise UserError("config field 'data.ten_crop': only streamed images are cropped; set data.streamed")

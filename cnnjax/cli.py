@@ -159,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--against", type=user_path, nargs="*", default=(), metavar="DIR", help="finished sweeps to "
                      "compare with at equal cost")
 
+    verb("config", _config, "every field of a config file: its value, default, allowed values and meaning", config="",
+         workdir=None)
+
     verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",
          config="configs/ladder/scatter.py", workdir="runs/ladder")
 
@@ -380,6 +383,25 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
     from configs.ladder import defaults
     from experiments import ladder
     ladder.run(_load(options, overrides, defaults.ladder()), options.workdir)
+
+
+def _config(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax.reporting import tables
+    config = configs.load(_find(options.config), overrides)
+    fields = fields_of(config)
+    configs.check(config, configs.defaults(fields))
+    configs.check_values(config, fields)
+    tables.show(("field", "value", "default", "allowed", "meaning"), configs.describe(config, fields),
+                title=str(options.config), words=True)
+
+
+def fields_of(config: ConfigDict) -> configs.Fields:
+    """The declared fields of the kind of config that this is, by the groups that it has."""
+    if "study" in config:
+        from experiments import depth
+        return depth.FIELDS
+    from cnnjax import classification
+    return classification.FIELDS
 
 
 def _bench(options: argparse.Namespace, overrides: list[str]) -> None:

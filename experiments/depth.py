@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from cnnjax import classification, diagnostics, models
 from cnnjax import config as configs
 from cnnjax import data as datasets
+from cnnjax.config import Field, Fields
 from cnnjax.data import augment
 from cnnjax.errors import UserError
 from cnnjax.reporting import curves, html, tables
@@ -25,6 +26,18 @@ from cnnjax.reporting.statistics import binomial_half_width, difference_interval
 from cnnjax.training import distributed, population
 from cnnjax.training import workdir as workdirs
 from experiments import why_depth
+
+FIELDS: Fields = {
+    **classification.FIELDS,
+    "study": {
+        "kinds": Field(("plain", "resnet"), "plain and resnet, or one of them"),
+        "depths": Field((20, 56), "layers: of 20, 32, 44, 56, 110"),
+        "seeds": Field((0,), "of each network a run for each seed"),
+        "title": Field("digits", "what the images are called in tables and reports"),
+        "published": Field((), "pairs of a network and its paper's error in %, for a column of their own")},
+    "diagnostics": Field(False, "measure why depth hurts: gradients, responses, the loss surface, blocks removed"),
+}
+"""The fields of a depth study's config: the comparison of plain and residual networks."""
 
 PROBED_IMAGES = 128
 """Training images of the batch that the layers are measured on."""

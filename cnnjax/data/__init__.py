@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.config import NATURAL, Field, Fields
 from cnnjax.data import sources
 from cnnjax.data.holdout import TEST_SHARE
 from cnnjax.data.sets import Dataset, ImageSet, summary
@@ -18,8 +19,20 @@ from cnnjax.errors import UserError
 __all__ = ["Dataset", "ImageSet", "load", "summary"]
 
 
-_DEFAULTS = {"source": "digits", "path": "", "image_size": 0, "validation": 0, "cache": "", "on_error": "stop",
-             "test_share": TEST_SHARE}
+FIELDS: Fields = {
+    "source": Field("digits", "digits, auto, folder, csv, huggingface, tar, idx, or a TFDS name"),
+    "path": Field("", "of the folder, table, tar, idx files or TFDS directory"),
+    "cache": Field("", "folder of decoded images; empty: the user's cache directory"),
+    "image_size": Field(0, "pixels of a side; 0: as the source has it", "[0, 8192]"),
+    "streamed": Field(False, "photographs of any size, decoded and cropped by workers as they come"),
+    "ten_crop": Field(False, "of streamed images: evaluate on four corners and centre, mirrored too"),
+    "test_share": Field(TEST_SHARE, "of the images, drawn by seed, where a data set has no splits", "(0, 1)"),
+    "validation": Field(0, "images held out of the training split", NATURAL),
+    "on_error": Field("stop", "or skip: broken images are left out, counted and listed", choices=("stop", "skip")),
+    "pad": Field(4, "random crops from images padded by so many pixels", "[0, 4096]"),
+    "flip": Field(True, "random horizontal flips"),
+}
+"""The group `data` of a classifier's config."""
 
 
 def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
@@ -39,7 +52,7 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     otherwise left on disk. Raises `UserError` for whatever the user can mend: an unknown name, missing or broken files,
     a field out of range.
     """
-    options = ConfigDict({name: config.get(name, default) for name, default in _DEFAULTS.items()})
+    options = ConfigDict({name: config.get(name, field.default) for name, field in FIELDS.items()})
     if options.image_size < 0 or options.validation < 0:
         raise UserError(f"data.image_size and data.validation must be 0 or more, not {options.image_size} and "
                         f"{options.validation}")

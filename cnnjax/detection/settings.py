@@ -15,7 +15,7 @@ from cnnjax.training import loop
 SHARE, SIDE = "[0, 1]", "[1, 8192]"
 
 RANGES = {
-    "seed": loop.RANGES["seed"],
+    "seed": configs.declared(loop.FIELDS)["seed"].interval,
     "data.jitter": "(0, 1]", "data.test_share": "(0, 1)",
     **dict.fromkeys(("backbone.widths", "backbone.hidden", "faster_rcnn.rpn_channels"), "[1, 65536]"),
     "backbone.dropout": "[0, 1)",
@@ -28,7 +28,7 @@ RANGES = {
                      "fast_rcnn.rois", "faster_rcnn.rois", "faster_rcnn.rpn_batch", "rcnn.test.most",
                      "sppnet.test.most", "test.most", "faster_rcnn.proposals_train.before",
                      "faster_rcnn.proposals_train.after", "faster_rcnn.proposals_test.before",
-                     "faster_rcnn.proposals_test.after"), loop.COUNT),
+                     "faster_rcnn.proposals_test.after"), configs.COUNT),
     **dict.fromkeys(("rcnn.fraction", "rcnn.foreground", "rcnn.regress", "rcnn.svm_negative", "sppnet.fraction",
                      "sppnet.foreground", "sppnet.background", "sppnet.regress", "sppnet.svm_negative",
                      "fast_rcnn.fraction", "fast_rcnn.foreground", "fast_rcnn.background", "faster_rcnn.positive",

@@ -6,11 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Prints the table to standard output: the first column to the left, the others to the right."""
+def show(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, *,
+         words: bool = False) -> None:
+    """Prints the table to standard output: the first column to the left, the others to the right, or where they hold
+    `words` to the left too."""
     table = Table(title=title)
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(name, justify="left" if i == 0 or words else "right")
     for row in rows:
         table.add_row(*row)
     console = Console()

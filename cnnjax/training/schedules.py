@@ -11,7 +11,26 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from cnnjax.config import COUNT, NATURAL, SHARE, Field, Fields
+
 Schedule = Callable[[jax.Array], jax.Array]
+
+FIELDS: Fields = {
+    "name": Field("piecewise", "how the learning rate falls",
+                  choices=("piecewise", "cosine", "polynomial", "constant")),
+    "boundaries": Field((0.5, 0.75), "of piecewise: where it falls, in shares of the run or steps: (32000, 48000)",
+                        "(0, 2147483647]"),
+    "factor": Field(0.1, "of piecewise: by which it falls at each boundary", "(0, 1]"),
+    "power": Field(1.0, "of polynomial: of the share of the run that is left", "[0, 100]"),
+    "warmup_steps": Field(0.0, "length of the warm-up, in steps, or under 1 a share of the run", NATURAL),
+    "warmup_factor": Field(0.1, "of the learning rate, at which the warm-up starts", SHARE),
+    "warmup": Field("linear", "climbs from the factor, or holds it until the warm-up ends",
+                    choices=("linear", "constant")),
+    "scale": Field("none", "scales the learning rate with batch_size / reference_batch, or with its root",
+                   choices=("none", "linear", "sqrt")),
+    "reference_batch": Field(128, "the batch size that optimizer.learning_rate is meant for", COUNT),
+}
+"""The group `schedule` of a config."""
 
 
 def piecewise(boundaries: tuple[int, ...], factor: float) -> Schedule:
@@ -59,23 +78,13 @@ def at_step(when: float, steps: int) -> int:
 
 
 def from_config(config: ConfigDict, steps: int, batch_size: int) -> Schedule:
-    """The schedule that a config's group `schedule` describes for a run of `steps`, its rate scaled to the batch.
-    Raises ValueError naming the field."""
+    """The schedule that a config's group `schedule` describes for a run of `steps`, its rate scaled to the batch."""
     schedules: dict[str, Callable[[], Schedule]] = {
         "piecewise": lambda: piecewise(tuple(at_step(b, steps) for b in config.boundaries), config.factor),
         "cosine": lambda: cosine(steps),
         "polynomial": lambda: polynomial(steps, config.power),
         "constant": constant,
     }
-    if config.name not in schedules:
-        raise ValueError(f"config field 'schedule.name': found {config.name!r}, expected one of {', '.join(schedules)}")
-    if config.warmup not in ("linear", "constant"):
-        raise ValueError(f"config field 'schedule.warmup': found {config.warmup!r}, expected linear or constant")
-    if config.scale not in ("none", "linear", "sqrt"):
-        raise ValueError(f"config field 'schedule.scale': found {config.scale!r}, expected none, linear or sqrt")
-    if config.reference_batch < 1:
-        raise ValueError(f"config field 'schedule.reference_batch': found {config.reference_batch}, expected at least "
-                         "1")
     schedule = with_warmup(schedules[config.name](), at_step(config.warmup_steps, steps), config.warmup_factor,
                            config.warmup)
     scale = batch_scale(config.scale, batch_size, config.reference_batch)

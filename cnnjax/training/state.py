@@ -10,7 +10,7 @@ from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from cnnjax.config import nearest
+from cnnjax.config import COUNT, Field, Fields, nearest
 from cnnjax.errors import UserError
 from cnnjax.training import schedules
 from cnnjax.training.task import Variables
@@ -32,6 +32,18 @@ class State:
     ema: Any                        # averaged parameters, or None
     hyper: dict[str, jax.Array]     # HYPERPARAMETERS, float32
 
+
+OPTIMIZER: Fields = {
+    "learning_rate": Field(0.1, "the base of the schedule", "[0, 3e38]"),
+    "momentum": Field(0.9, "of SGD", "[0, 1)"),
+    "nesterov": Field(False, "whether the momentum is Nesterov's"),
+    "weight_decay": Field(1e-4, "on every parameter, as He et al. 2015", "[0, 3e38]"),
+    "clip_norm": Field(0.0, "norm to which the gradient is clipped; 0: it is not", "[0, 3e38]"),
+    "label_smoothing": Field(0.0, "share of a label that goes to all classes alike", "[0, 1)"),
+    "ema": Field(0.0, "decay of the averaged parameters that are evaluated; 0: none", "[0, 1)"),
+    "accumulate": Field(1, "parts of a device's batch that are computed one after the other", COUNT),
+}
+"""The group `optimizer` of a config."""
 
 Optimizer = Callable[[dict[str, jax.Array]], optax.GradientTransformation]
 

@@ -178,7 +178,7 @@ def test_a_workdir_in_use_is_refused(tmp_path, tiny):
     ("optimizer.momentum=1.0", "'optimizer.momentum': found 1.0"),
     ("optimizer.weight_decay=-1.0", "'optimizer.weight_decay': found -1.0"),
     ("optimizer.learning_rate=-0.1", "'optimizer.learning_rate': found -0.1"),
-    ("schedule.name=stairs", "'schedule.name': found 'stairs', expected one of piecewise"),
+    ("schedule.name=stairs", "'schedule.name': found 'stairs', expected piecewise"),
     ("model.name=resnet21", "did you mean"),
     ("model.depth=20", "has no field 'depth'"),
     ("dtype=float16", "'dtype': found 'float16'"),

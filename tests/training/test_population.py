@@ -9,7 +9,7 @@ import pytest
 
 from cnnjax import classification
 from cnnjax.errors import UserError
-from cnnjax.training import population, schedules
+from cnnjax.training import loop, population
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 from cnnjax.training import workdir as workdirs
@@ -77,9 +77,8 @@ def test_the_rate_follows_the_batch(tiny, scale, batch, factor):
     ("schedule.reference_batch=0", "'schedule.reference_batch': found 0"),
 ])
 def test_an_unknown_scale_is_refused(tiny, override, message):
-    config = tiny(override)
-    with pytest.raises(ValueError, match=message):
-        schedules.from_config(config.schedule, config.steps, config.batch_size)
+    with pytest.raises(UserError, match=message):
+        loop.check(tiny(override))
 
 
 # Members

@@ -14,7 +14,6 @@ import pytest
 from cnnjax import classification
 from cnnjax.errors import UserError
 from cnnjax.training import history, loop
-from cnnjax.training import run as runs
 from cnnjax.training import state as states
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
@@ -134,7 +133,7 @@ def test_neither_decay_nor_averages_touch_what_is_held(tmp_path, tiny):
 
 
 def test_a_beginning_that_no_parameter_has_is_refused(tiny):
-    with pytest.raises(UserError, match="no parameter begins with 'frist/'.*did you mean"):
+    with pytest.raises(UserError, match=r"no parameter begins with 'frist/'.*did you mean"):
         states.create(tiny(), Held().init, ("frist/",))
 
 

@@ -1,0 +1,94 @@
+"""Config fields are declared once: their defaults are among their allowed values, each is explained, each is read."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from cnnjax import classification, cli
+from cnnjax import config as configs
+from cnnjax.config import Field
+from cnnjax.errors import UserError
+from experiments import depth
+from tests.conftest import TINY
+
+GROUP = {"name": Field("a", "which", choices=("a", "b")), configs.ANY: Field(None, "of it")}
+FIELDS = {"rate": Field(0.5, "of learning", "(0, 1]"), "group": GROUP, "sides": Field((2, 3), "in pixels", "[1, 8]")}
+
+
+def test_defaults_have_the_declared_fields_alone():
+    assert configs.defaults(FIELDS).to_dict() == {"rate": 0.5, "group": {"name": "a"}, "sides": (2, 3)}
+    assert list(configs.declared(FIELDS)) == ["rate", "group.name", "sides"]
+    assert configs.open_groups(FIELDS) == ["group"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"rate": 0.0}, "config field 'rate': found 0.0, expected over 0 and at most 1"),
+    ({"sides": (2, 9)}, r"config field 'sides': found \(2, 9\), expected at least 1 and at most 8"),
+    ({"group": {"name": "A"}}, "config field 'group.name': found 'A', expected a or b"),
+])
+def test_a_value_that_is_not_allowed_is_refused(change, message):
+    config = configs.defaults(FIELDS)
+    config.update(change)
+    with pytest.raises(UserError, match=message):
+        configs.check_values(config, FIELDS)
+
+
+def test_a_prefix_is_told():
+    with pytest.raises(UserError, match=r"'phase\.rate'"):
+        configs.check_values(ConfigDict({"rate": 3.0}), FIELDS, "phase.")
+
+
+@pytest.mark.parametrize("fields", [classification.FIELDS, depth.FIELDS])
+def test_every_field_is_explained_and_its_default_allowed(fields):
+    configs.check_values(configs.defaults(fields), fields)
+    for name, field in configs.declared(fields).items():
+        assert 5 < len(field.help) < 100, name
+
+
+def test_the_table_of_a_config_tells_values_defaults_and_meanings(capsys):
+    assert cli.main(["config", "--config", str(TINY), "--config.model.width=8"]) == 0
+    shown = capsys.readouterr().out
+    assert "optimizer.learning_rate" in shown
+    assert "model.width" in shown
+    rows = {row[0]: row for row in configs.describe(configs.load(TINY), classification.FIELDS)}
+    assert rows["steps"] == ["steps", "20", "64000", "[1, ...)", classification.FIELDS["steps"].help]
+    assert rows["schedule.name"][2:4] == ["", "piecewise cosine polynomial constant"]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """A function `(config, act)` that gives the dotted names of the fields which `act()` reads."""
+    getitem, flatten = ConfigDict.__getitem__, configs.flatten
+    found, paths, quiet = set(), {}, [False]
+
+    def recorded(self, key):
+        value = getitem(self, key)
+        if id(self) in paths and not quiet[0]:
+            name = paths[id(self)] + key
+            found.add(name)
+            if isinstance(value, ConfigDict):
+                paths[id(value)] = f"{name}."
+        return value
+
+    def unrecorded(config, prefix=""):
+        before, quiet[0] = quiet[0], True
+        try:
+            return flatten(config, prefix)
+        finally:
+            quiet[0] = before
+
+    def read(config, act):
+        monkeypatch.setattr(ConfigDict, "__getitem__", recorded)
+        monkeypatch.setattr(configs, "flatten", unrecorded)
+        paths.update({id(config): ""})
+        act()
+        monkeypatch.undo()
+        return found
+    return read
+
+
+def test_every_field_of_a_classifier_is_read(tmp_path, tiny, reads):
+    """In a run of one step; beside it the fields of the other schedules, sources and ways to start."""
+    config = tiny("model.blocks=(1,)", "steps=1", "log_every=1", "schedule.warmup_steps=1")
+    found = reads(config, lambda: classification.train(config, tmp_path / "run"))
+    unread = set(configs.declared(classification.FIELDS)) - found
+    assert unread <= {"schedule.power", "deterministic"}, unread
