@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from cnnjax import classification
 from cnnjax import data as datasets
 from cnnjax.data import streaming
-from cnnjax.training import loop
+from cnnjax.training import loop, optimizers
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 from cnnjax.training.state import State
@@ -86,7 +86,7 @@ def _streamed(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
     data = task.data()
     assert isinstance(data, Stream)
     state = steps.replicate(states.create(config, task.init))
-    train = steps.train_dispatch(task.loss, states.optimizer(config), task.get_batch, 1, on_device=False)
+    train = steps.train_dispatch(task.loss, optimizers.optimizer(config), task.get_batch, 1, on_device=False)
 
     def step(batch: dict[str, np.ndarray]) -> Any:
         nonlocal state

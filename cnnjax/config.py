@@ -38,6 +38,9 @@ SHARE = "[0, 1]"
 ANY = "*"
 """In a group, stands for fields of any name: those of what the group's `name` says."""
 
+OPEN = ("model", "optimizer")
+"""The groups that have it."""
+
 Fields = Mapping[str, Any]
 """Declared fields: a `Field` by name, or the `Fields` of a group."""
 
@@ -49,20 +52,11 @@ def defaults(fields: Fields) -> ConfigDict:
 
 
 def declared(fields: Fields, prefix: str = "") -> dict[str, Field]:
-    """The declared fields by dotted name, the open groups' own left out."""
+    """The declared fields by dotted name, ANY left out."""
     found: dict[str, Field] = {}
     for name, of in fields.items():
         if name != ANY:
             found |= {prefix + name: of} if isinstance(of, Field) else declared(of, f"{prefix}{name}.")
-    return found
-
-
-def open_groups(fields: Fields, prefix: str = "") -> list[str]:
-    """The dotted names of the groups that have fields of any name."""
-    found = [prefix[:-1]] if ANY in fields else []
-    for name, of in fields.items():
-        if not isinstance(of, Field):
-            found += open_groups(of, f"{prefix}{name}.")
     return found
 
 
@@ -124,7 +118,7 @@ def call(path: Path, name: str) -> Any:
 
 
 def set_field(config: ConfigDict, field: str, text: str) -> None:
-    """Sets the dotted `field` to `text` read as the field's present type. Below `model` new names may be set.
+    """Sets the dotted `field` to `text` read as the field's present type. In OPEN groups new names may be set.
 
     Raises UserError that names the field, what was found and what was expected.
     """
@@ -132,7 +126,7 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
     node = config
     for parent in parents:
         node = node.get(parent) if isinstance(node, ConfigDict) else None
-    if not isinstance(node, ConfigDict) or (name not in node and parents != ["model"]):
+    if not isinstance(node, ConfigDict) or (name not in node and ".".join(parents) not in OPEN):
         raise UserError(f"config has no field {field!r}{nearest(field, flatten(config))}")
     if name in node:
         if isinstance(node[name], ConfigDict):
@@ -233,14 +227,14 @@ def _kind(value: Any) -> str:
 
 
 def check(config: ConfigDict, reference: ConfigDict) -> None:
-    """Refuses a config that has other fields or other types than `reference`, whose `model` group is open.
+    """Refuses a config that has other fields or other types than `reference`, whose OPEN groups may have more.
 
     A library call cannot mistype a field that nothing reads. Raises UserError naming the field.
     """
     known, found = flatten(reference), flatten(config)
     for field, value in found.items():
         if field not in known:
-            if field.startswith("model."):
+            if field.startswith(tuple(f"{group}." for group in OPEN)):
                 continue
             raise UserError(f"config has an unknown field {field!r}{nearest(field, known)}")
         expected = type(known[field])

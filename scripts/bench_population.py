@@ -17,7 +17,7 @@ import numpy as np
 
 from cnnjax import classification
 from cnnjax import config as configs
-from cnnjax.training import population
+from cnnjax.training import optimizers, population
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 
@@ -29,7 +29,7 @@ def main(*arguments: str) -> None:
     config = configs.load(root / "configs" / "train" / "digits.py", [
         "model.blocks=(1,1,1)", f"population={MEMBERS}", *(a.removeprefix("--config.") for a in arguments)])
     members = population.members(config)
-    task, optimizer = classification.task(members[0]), states.optimizer(config)
+    task, optimizer = classification.task(members[0]), optimizers.optimizer(config)
     data = steps.replicate(task.data().arrays)
 
     def step(state: states.State, data: dict[str, jax.Array]) -> states.State:

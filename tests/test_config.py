@@ -64,7 +64,7 @@ def test_numbers_are_names_where_names_are_expected():
 
 @pytest.mark.parametrize(("override", "message"), [
     ("step=4", "config has no field 'step'; did you mean 'steps'?"),
-    ("optimizer.learning_rat=4", "did you mean 'optimizer.learning_rate'?"),
+    ("schedule.warmup_step=4", "did you mean 'schedule.warmup_steps'?"),
     ("optimiser.momentum=0.5", "did you mean 'optimizer.momentum'?"),
     ("steps=many", "config field 'steps': found 'many', expected int like 20"),
     ("steps=1.5", "config field 'steps': found '1.5', expected int"),
@@ -99,8 +99,8 @@ def test_a_broken_file_is_named(tmp_path, text):
 def test_check_refuses_a_field_that_nothing_reads():
     config = defaults.classification()
     with config.unlocked():
-        config.optimizer.beta = 0.9
-    with pytest.raises(UserError, match=r"unknown field 'optimizer.beta'"):
+        config.schedule.beta = 0.9
+    with pytest.raises(UserError, match=r"unknown field 'schedule.beta'"):
         configs.check(config, defaults.classification())
 
 

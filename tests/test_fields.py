@@ -17,7 +17,11 @@ FIELDS = {"rate": Field(0.5, "of learning", "(0, 1]"), "group": GROUP, "sides": 
 def test_defaults_have_the_declared_fields_alone():
     assert configs.defaults(FIELDS).to_dict() == {"rate": 0.5, "group": {"name": "a"}, "sides": (2, 3)}
     assert list(configs.declared(FIELDS)) == ["rate", "group.name", "sides"]
-    assert configs.open_groups(FIELDS) == ["group"]
+
+
+def test_the_open_groups_are_those_that_declare_any_field():
+    found = {name for name, of in classification.FIELDS.items() if not isinstance(of, Field) and configs.ANY in of}
+    assert found == set(configs.OPEN)
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from cnnjax import config as configs
 from cnnjax.config import COUNT, Field, Fields
 from cnnjax.errors import UserError
-from cnnjax.training import distributed, population, schedules
+from cnnjax.training import distributed, optimizers, population, schedules
 from cnnjax.training import state as states
 from cnnjax.training import step as steps_
 from cnnjax.training.checkpoints import Checkpoints
@@ -97,7 +97,7 @@ def program(config: ConfigDict, task: Task, stack: ExitStack, step: int = 0,
     """
     data, length = task.data(), config.steps_per_dispatch
     on_device = isinstance(data, OnDevice)
-    train = steps_.train_dispatch(task.loss, states.optimizer(config), task.get_batch, length, on_device=on_device,
+    train = steps_.train_dispatch(task.loss, optimizers.optimizer(config), task.get_batch, length, on_device=on_device,
                                   ema_decay=config.optimizer.ema, accumulate=config.optimizer.accumulate,
                                   members=members)
     if isinstance(data, OnDevice):
@@ -127,7 +127,7 @@ FIELDS: Fields = {
     "seed": Field(0, "parameters, data order, augmentation and dropout all derive from it", "[0, 4294967295]"),
     "steps": Field(64_000, "of training; a schedule in shares of the run moves along", COUNT),
     "batch_size": Field(128, "examples a step, over all devices", COUNT),
-    "optimizer": states.OPTIMIZER,
+    "optimizer": optimizers.FIELDS,
     "schedule": schedules.FIELDS,
     "log_every": Field(100, "steps; a row of metrics.jsonl is the mean over them", COUNT),
     "eval_every": Field(1_000, "steps between evaluations; the last step is always evaluated", COUNT),
@@ -157,6 +157,7 @@ def check(config: ConfigDict, prefix: str = "") -> None:
         parts = f" in {accumulate} parts each" if accumulate > 1 else ""
         raise UserError(f"config field '{prefix}batch_size': {config.batch_size} images cannot be shared evenly by the "
                         f"{jax.device_count()} devices{parts}")
+    optimizers.check(config, prefix)
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError(f"config field '{prefix}wandb' is set but the package is missing: pip install wandb")
 

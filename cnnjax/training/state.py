@@ -1,18 +1,18 @@
-"""What a training run is made of between two steps, and the optimizer that moves it."""
+"""What a training run is made of between two steps."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
-from cnnjax.config import COUNT, Field, Fields, nearest
+from cnnjax.config import nearest
 from cnnjax.errors import UserError
 from cnnjax.training import schedules
+from cnnjax.training.optimizers import optimizer
 from cnnjax.training.task import Variables
 
 HYPERPARAMETERS = ("learning_rate", "momentum", "weight_decay", "label_smoothing")
@@ -33,44 +33,11 @@ class State:
     hyper: dict[str, jax.Array]     # HYPERPARAMETERS, float32
 
 
-OPTIMIZER: Fields = {
-    "learning_rate": Field(0.1, "the base of the schedule", "[0, 3e38]"),
-    "momentum": Field(0.9, "of SGD", "[0, 1)"),
-    "nesterov": Field(False, "whether the momentum is Nesterov's"),
-    "weight_decay": Field(1e-4, "on every parameter, as He et al. 2015", "[0, 3e38]"),
-    "clip_norm": Field(0.0, "norm to which the gradient is clipped; 0: it is not", "[0, 3e38]"),
-    "label_smoothing": Field(0.0, "share of a label that goes to all classes alike", "[0, 1)"),
-    "ema": Field(0.0, "decay of the averaged parameters that are evaluated; 0: none", "[0, 1)"),
-    "accumulate": Field(1, "parts of a device's batch that are computed one after the other", COUNT),
-}
-"""The group `optimizer` of a config."""
-
-Optimizer = Callable[[dict[str, jax.Array]], optax.GradientTransformation]
-
-
-def optimizer(config: ConfigDict) -> Optimizer:
-    """SGD with momentum by a config with the groups `optimizer` and `schedule`, as a function of the hyperparameters.
-
-    Weight decay is added to the gradient before the momentum and acts on every parameter, as in He et al. 2015;
-    `clip_norm` clips the gradient before that.
-    """
-    schedule = schedules.from_config(config.schedule, config.steps, config.batch_size)
-    clip = [optax.clip_by_global_norm(config.optimizer.clip_norm)] if config.optimizer.clip_norm else []
-
-    def make(hyper: dict[str, jax.Array]) -> optax.GradientTransformation:
-        return optax.chain(
-            *clip,
-            optax.add_decayed_weights(hyper["weight_decay"]),
-            optax.trace(hyper["momentum"], nesterov=config.optimizer.nesterov),
-            optax.scale_by_schedule(lambda step: -hyper["learning_rate"] * schedule(step)),
-        )
-    return make
-
-
 def create(config: ConfigDict, init: Callable[[jax.Array], Variables], frozen: Sequence[str] = ()) -> State:
     """The state at step 0 of a run of `config.seed`. `init(key)` gives the network's variables, of whose parameters
     those whose path begins with one of `frozen` are not trained."""
-    variables = init(stream(jax.random.key(jnp.uint32(config.seed)), "init"))
+    # Copied: the step overwrites what it is given, and these may be kept elsewhere.
+    variables = jax.tree.map(jnp.array, dict(init(stream(jax.random.key(jnp.uint32(config.seed)), "init"))))
     params, held = split(variables["params"], frozen)
     hyper = {name: jnp.float32(config.optimizer[name]) for name in HYPERPARAMETERS}
     return State(

@@ -15,7 +15,8 @@ import optax
 from jax import lax
 
 from cnnjax.training import population
-from cnnjax.training.state import Optimizer, State, merge, stream
+from cnnjax.training.optimizers import Optimizer
+from cnnjax.training.state import State, merge, stream
 from cnnjax.training.task import Loss, Variables
 
 AXIS = "data"

@@ -4,6 +4,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from cnnjax import config as configs
+from cnnjax.training import loop
+
 
 def training(steps: int, batch_size: int, learning_rate: float, boundaries: tuple[float, ...] = (), **other: Any,
              ) -> ConfigDict:
@@ -11,22 +14,10 @@ def training(steps: int, batch_size: int, learning_rate: float, boundaries: tupl
 
     `other` sets further fields, of the optimizer and the schedule too.
     """
-    config = ConfigDict()
-    config.steps = steps
-    config.batch_size = batch_size          # images, or windows for R-CNN
-    config.optimizer = ConfigDict({"learning_rate": learning_rate, "momentum": 0.9, "nesterov": False,
-                                   "weight_decay": 5e-4, "clip_norm": 0.0, "label_smoothing": 0.0, "ema": 0.0,
-                                   "accumulate": 1})
-    config.schedule = ConfigDict({"name": "piecewise", "boundaries": boundaries, "factor": 0.1, "power": 1.0,
-                                  "warmup_steps": 0.0, "warmup_factor": 0.1, "warmup": "linear", "scale": "none",
-                                  "reference_batch": 128})
-    config.log_every = 100
-    config.eval_every = steps
-    config.checkpoint_every = 1000
-    config.keep_checkpoints = 1
-    config.steps_per_dispatch = 10
-    config.tensorboard = False
-    config.wandb = ""
+    config = configs.defaults({name: of for name, of in loop.FIELDS.items() if name != "seed"})
+    config.update(steps=steps, batch_size=batch_size, eval_every=steps, keep_checkpoints=1, tensorboard=False)
+    config.optimizer.update(learning_rate=learning_rate, weight_decay=5e-4)
+    config.schedule.boundaries = boundaries
     for group in (config, config.optimizer, config.schedule):
         group.update({name: value for name, value in other.items() if name in group})
     return config

@@ -10,6 +10,7 @@ from jax import export
 
 from cnnjax import classification, models
 from cnnjax.detection import backbones, fast_rcnn, faster_rcnn, rcnn, sppnet
+from cnnjax.training import optimizers
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
 from tests.detection import tiny_ladder
@@ -35,7 +36,7 @@ def test_a_classifier_s_training_step_lowers(name, tiny):
     def loss(variables, batch, key, hyper, axis_name):
         return classification.loss(module, variables, batch, key, hyper)
     batch = {"image": image, "label": jax.ShapeDtypeStruct((2,), jnp.int32)}
-    step = partial(steps.train_step, loss, states.optimizer(config), 0.0)
+    step = partial(steps.train_step, loss, optimizers.optimizer(config), 0.0)
     with_axis = jax.vmap(step, in_axes=(None, 0), axis_name=steps.AXIS)         # one device of the mapped axis
     lowers(with_axis, state, jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), batch))
 

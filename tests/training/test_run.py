@@ -31,7 +31,7 @@ def test_a_run_says_what_using_its_network_needs(classifier_run, tiny):
     dataset = classification.load_data(tiny())
     assert said["format"] == 1
     assert said["classes"] == [str(i) for i in range(10)]
-    assert said["image_shape"] == [8, 8, 1]
+    assert said["image_shape"] == [16, 16, 1]
     np.testing.assert_array_equal(np.float32(said["mean"]), dataset.mean)
     np.testing.assert_array_equal(np.float32(said["std"]), dataset.std)
     assert said["versions"]["jax"] == jax.__version__
@@ -83,9 +83,10 @@ def test_more_steps_give_what_a_run_of_so_many_steps_gives(tmp_path, tiny):
 
 def test_more_steps_that_change_a_rate_already_taken_are_refused(finished, tiny):
     """Of 20 steps a tenth of the rate from the 10th on; of 40 from the 20th on."""
-    config = tiny("steps=40", "schedule.boundaries=(0.5,0.75)")
+    config = tiny("steps=40")
+    config.schedule.boundaries = (0.5, 0.75)
     (finished / "config.json").write_text((finished / "config.json").read_text().replace(
-        "      10,\n      15\n", "      0.5,\n      0.75\n"))
+        "10,\n      15", "0.5,\n      0.75"))
     with pytest.raises(UserError, match=r"'steps': 20 in .*, 40 here, which changes the learning rate of steps already "
                        r"taken, as of step 11 from 0.01 to 0.1; .*--config.init.weights="):
         classification.train(config, finished)
