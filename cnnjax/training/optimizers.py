@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -73,10 +74,7 @@ def check(config: ConfigDict, prefix: str = "") -> None:
             raise UserError(f"config field '{prefix}optimizer.factors': found {pair!r}, expected pairs of the "
                             "beginning of a path and a factor, such as (('fc/', 10.0),)")
     try:
-        hyper = {name: jnp.float32(config.optimizer[name]) for name in ("learning_rate", "momentum", "weight_decay")}
-        params = {"a": {"kernel": jnp.zeros((2, 2))}}
-        made = optimizer(config)(hyper)
-        jax.eval_shape(lambda: made.update(params, made.init(params), params))
+        jax.eval_shape(partial(_first_update, config), {"layer": {"kernel": jax.ShapeDtypeStruct((2, 2), jnp.float32)}})
     except UserError as error:
         raise UserError(str(error).replace("config field '", f"config field '{prefix}")) from error
     except Exception as error:      # whatever an optimizer of optax makes of its fields
@@ -84,13 +82,20 @@ def check(config: ConfigDict, prefix: str = "") -> None:
                         f"({type(error).__name__}: {one_line(error)[:200]})") from error
 
 
+def _first_update(config: ConfigDict, params: Any) -> Any:
+    hyper = {name: jnp.float32(config.optimizer[name]) for name in ("learning_rate", "momentum", "weight_decay")}
+    made = optimizer(config)(hyper)
+    return made.update(params, made.init(params), params)
+
+
 def _parameters(name: str, own: dict[str, Any], group: ConfigDict) -> set[str]:
     """What the optimizer `name` of optax is given by name. Raises UserError for a name or field that is not there, and
     for a field that would be without effect."""
     if name == "sgd":
         if own:
-            raise UserError(f"config field 'optimizer.{next(iter(own))}': sgd has no such field"
-                            f"{nearest(next(iter(own)), FIELDS)}")
+            field = f"optimizer.{next(iter(own))}"
+            raise UserError(f"config field {field!r}: sgd has no such field"
+                            f"{nearest(field, [f'optimizer.{name}' for name in FIELDS])}")
         return set()
     makers = {n: set(inspect.signature(f).parameters) for n, f in inspect.getmembers(optax, inspect.isfunction)
               if not n.startswith("_")}

@@ -64,7 +64,7 @@ def test_any_of_optax_moves_every_parameter(name):
     (("optimizer.name=adamm",), "'optimizer.name': found 'adamm', expected sgd or one of optax: .*adamw"),
     (("optimizer.name=chain",), "'optimizer.name': found 'chain'"),
     (("optimizer.b1=0.8",), "'optimizer.b1': sgd has no such field"),
-    (("optimizer.learning_rat=0.1",), "'optimizer.learning_rat': sgd has no such field; did you mean 'learning_rate'"),
+    (("optimizer.learning_rat=0.1",), "sgd has no such field; did you mean 'optimizer.learning_rate'"),
     (("optimizer.name=adamw", "optimizer.beta1=0.8"), "'optimizer.beta1': adamw has no such field"),
     (("optimizer.name=adamw", "optimizer.b1=high"), "'optimizer': adamw as set cannot be made"),
     (("optimizer.name=adam", "optimizer.weight_decay=0.1"), "'optimizer.weight_decay': found 0.1, but adam has none"),
