@@ -55,15 +55,12 @@ class Prediction(NamedTuple):
 def of_run(workdir: Path, step: int | None = None) -> Network:
     """The network of a run of `cnnjax train`, its checkpoint chosen as by `classification.evaluate`, and the run's own
     preprocessing."""
-    config = classification.read_run(workdir)
-    dataset = classification.load_data(config)
-    module, state, _ = classification.restore(workdir, config, dataset, step)
-    variables = {"params": state.params if state.ema is None else state.ema, **state.model_state}
-    height, width, _ = dataset.image_shape
-    side = config.data.image_size
-    how: dict[str, Any] = {"style": "crop", "resize": round(side * 256 / 224)} if config.data.streamed else {}
-    mean, std = (tuple(map(float, values)) for values in (dataset.mean, dataset.std))
-    return Network(config.model.name, module, variables, tuple(dataset.classes),
+    run = classification.load_run(workdir, step)
+    height, width, _ = run.image_shape
+    side = run.config.data.image_size
+    how: dict[str, Any] = {"style": "crop", "resize": round(side * 256 / 224)} if run.config.data.streamed else {}
+    mean, std = (tuple(map(float, values)) for values in (run.mean, run.std))
+    return Network(run.config.model.name, run.module, run.variables, run.classes,
                    Preprocessing((height, width), mean, std, **how))
 
 
