@@ -152,9 +152,9 @@ def test_a_run_predicts_its_own_test_images(classifier_run, tmp_path, capsys):
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
     network = predict.of_run(classifier_run)
     predictions, _ = predict.predict(network, paths)
-    module, state, _ = classification.restore(classifier_run, config, dataset)
+    run = classification.load_run(classifier_run)
     x = (np.asarray(images, np.float32) / 255 - dataset.mean) / dataset.std
-    logits = module.apply({"params": state.params, **state.model_state}, x.astype(np.float32))
+    logits = run.module.apply(run.variables, x.astype(np.float32))
     assert [p.classes[0] for p in predictions] == [dataset.classes[i] for i in np.asarray(logits).argmax(1)]
 
     assert cli.main(["predict", str(tmp_path), "--workdir", str(classifier_run), "--top", "1"]) == 0
