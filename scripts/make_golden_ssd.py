@@ -1,4 +1,5 @@
-"""Makes tests/detection/golden_ssd.npz: SSD's default boxes, targets, losses and detections by torchvision.
+"""Makes tests/detection/golden_ssd.npz: SSD's default boxes, targets, losses, detections and colours by
+torchvision.
 
     python scripts/make_golden_ssd.py               (where torchvision is installed)
 """
@@ -14,6 +15,7 @@ from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
+from torchvision.transforms.v2 import functional
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests" / "detection"))
@@ -55,6 +57,10 @@ def main() -> None:
     features = torch.tensor(np.random.default_rng(0).normal(size=(2, 16, 3, 3)), dtype=torch.float32)
     features[0, :, 1, 1] = 0
     out |= {"features": features, "normalised": normalize(features)}
+
+    picture = torch.tensor(cases.picture()).permute(2, 0, 1) / 255
+    for name, factor in cases.COLOURS:
+        out[f"colour/{name}/{factor}"] = 255 * getattr(functional, f"adjust_{name}")(picture, factor).permute(1, 2, 0)
 
     whole = ssd300_vgg16(weights=None, weights_backbone=None).eval()
     whole.load_state_dict({key: torch.tensor(value) for key, value in

@@ -40,6 +40,18 @@ def image(index: int) -> np.ndarray:
     return (blocks + rng.integers(0, 76, (height, width, 3))).astype(np.uint8)
 
 
+COLOURS = (("brightness", 0.5), ("brightness", 1.5), ("contrast", 0.5), ("contrast", 1.5), ("saturation", 0.5),
+           ("saturation", 1.5), ("hue", -0.05), ("hue", 0.3))
+"""Adjustments of colours and their factors."""
+
+
+def picture() -> np.ndarray:
+    """A small random image, some pixels of it grey, black and white."""
+    picture = np.random.default_rng(3).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+    picture[0, 0], picture[0, 1], picture[0, 2] = 0, 255, 77
+    return picture
+
+
 def weights(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
     """Random weights of `ssd300_vgg16` by torchvision's keys, of such a size that scores are spread over [0, 1]."""
     state = {}
