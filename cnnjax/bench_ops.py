@@ -90,7 +90,7 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Callable[
 
     def layer(deltas, logits):
         anchors = ops.generate_anchors(height, width, STRIDE, SCALES, RATIOS)
-        return ops.propose_boxes(deltas, logits, anchors, 600, 1000, before=6000, after=300)
+        return ops.propose_boxes(deltas, logits, anchors, 600, 1000, pre_nms_top_n=6000, post_nms_top_n=300)
 
     def their_layer(torch, tv):
         from torchvision.models.detection._utils import BoxCoder

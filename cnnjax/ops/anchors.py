@@ -10,7 +10,7 @@ import numpy as np
 
 from cnnjax.ops.arguments import COUNT, POSITIVE, checked
 from cnnjax.ops.boxes import clip_boxes, decode_boxes
-from cnnjax.ops.nms import nms
+from cnnjax.ops.nms import batched_nms, nms
 
 
 @checked(stride=POSITIVE, scales=POSITIVE, ratios=POSITIVE)
@@ -91,22 +91,32 @@ def inside_image(boxes: jax.Array, height: float | jax.Array, width: float | jax
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
 
 
-@partial(jax.jit, static_argnames=("before", "after", "iou_threshold", "min_size"))
+@partial(jax.jit, static_argnames=("pre_nms_top_n", "post_nms_top_n", "iou_threshold", "min_size", "levels"))
 def propose_boxes(deltas: jax.Array, scores: jax.Array, anchors: jax.Array, height: float | jax.Array,
-                  width: float | jax.Array, *, before: int, after: int, iou_threshold: float = 0.7,
-                  min_size: float = 16) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The proposal layer of Faster R-CNN (section 3.3): decode, clip, drop small, keep the best, suppress.
+                  width: float | jax.Array, *, pre_nms_top_n: int, post_nms_top_n: int, iou_threshold: float = 0.7,
+                  min_size: float = 16, levels: tuple[int, ...] = ()) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The proposal layer of Faster R-CNN (section 3.3): decode, clip, drop small boxes, keep the top n, NMS.
 
-    `(N, 4), (N,), (N, 4) -> (after, 4), (after,), (after,) bool`: boxes within the image of that many pixels, their
-    scores, best first, and which are there; the rest is 0. `before` boxes meet the suppression. What is not finite is
-    never proposed. No gradient passes.
+    `(N, 4), (N,), (N, 4) -> (post_nms_top_n, 4), (post_nms_top_n,), (post_nms_top_n,) bool`: boxes within the image of
+    that many pixels, their scores, best first, and the mask of those that are no padding, which is 0. With `levels`,
+    how many anchors each level of a feature pyramid has, in order, the top `pre_nms_top_n` are those of each level, and
+    NMS is over each level apart (Lin et al. 2017, as torchvision has it). What is not finite is never proposed. No
+    gradient passes.
     """
     deltas, scores = jax.lax.stop_gradient((deltas, jnp.asarray(scores, jnp.float32)))
     boxes = decode_boxes(deltas, anchors)
     usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)     # before clipping makes infinite ones finite
     boxes = clip_boxes(boxes, height, width)
     usable &= (boxes[:, 2] - boxes[:, 0] >= min_size) & (boxes[:, 3] - boxes[:, 1] >= min_size)
-    top, index = jax.lax.top_k(jnp.where(usable, scores, -jnp.inf), min(before, len(scores)))
-    boxes = boxes[index]
-    kept, there = nms(boxes, top, iou_threshold, after)             # -inf is not usable there either
-    return jnp.where(there[:, None], boxes[kept], 0), jnp.where(there, top[kept], 0), there
+    scores = jnp.where(usable, scores, -jnp.inf)                    # not usable in NMS either
+    counts = levels or (len(scores),)
+    starts = np.cumsum((0, *counts))
+    index = jnp.concatenate([start + jax.lax.top_k(scores[start:start + count], min(pre_nms_top_n, count))[1]
+                             for start, count in zip(starts, counts, strict=False)])
+    boxes, scores = boxes[index], scores[index]
+    if len(counts) > 1:
+        level = np.repeat(np.arange(len(counts)), [min(pre_nms_top_n, count) for count in counts])
+        kept, mask = batched_nms(boxes, scores, jnp.asarray(level), iou_threshold, post_nms_top_n)
+    else:
+        kept, mask = nms(boxes, scores, iou_threshold, post_nms_top_n)
+    return jnp.where(mask[:, None], boxes[kept], 0), jnp.where(mask, scores[kept], 0), mask

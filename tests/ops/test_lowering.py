@@ -13,7 +13,7 @@ FUNCTIONS = {
     "nms": (lambda b, s: ops.nms(b, s, 0.5, 10), B, S),
     "batched_nms": (lambda b, s, c: ops.batched_nms(b, s, c, 0.5, 10), B, S, S.astype(jnp.int32)),
     "soft_nms": (lambda b, s: ops.soft_nms(b, s, 10), B, S),
-    "propose": (lambda d, s: ops.propose_boxes(d, s, B[0], 60, 60, before=70, after=10), B, S),
+    "propose": (lambda d, s: ops.propose_boxes(d, s, B[0], 60, 60, pre_nms_top_n=70, post_nms_top_n=10), B, S),
     "match": (lambda b, o: ops.match_boxes(b, o, o[:, 0] > 0, 0.7, 0.3, 0.1, True, o[:, 1] > 0), B, R),
     "sample": (lambda s: ops.sample_balanced(jax.random.key(0), s.astype(jnp.int32), 32, 0.5), S),
     "pool": (lambda x, r: jax.value_and_grad(lambda x: ops.roi_pool(x, r, 3, 1 / 16).sum())(x), F, R),

@@ -127,7 +127,8 @@ def test_proposals_are_finite_within_the_image_and_unmoved_by_bad_rows():
     anchors = ops.generate_anchors(6, 8, 16, (32, 64), (0.5, 1, 2))
     deltas = rng.normal(0, 0.5, anchors.shape).astype(np.float32)
     scores = rng.normal(size=len(anchors)).astype(np.float32)
-    propose = jax.jit(lambda d, s: ops.propose_boxes(d, s, anchors, 90, 120, before=150, after=40, min_size=4))
+    propose = jax.jit(lambda d, s: ops.propose_boxes(d, s, anchors, 90, 120, pre_nms_top_n=150, post_nms_top_n=40,
+                                                     min_size=4))
     bad = np.arange(0, len(scores), 4)
     low = scores.copy()
     low[bad] = -100                                                 # never proposed: there are better ones
