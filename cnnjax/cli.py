@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", type=user_path, metavar="PATH", help="of --trained: a tar or folder of their images")
     sub.add_argument("--anchors", action="store_true", help="instead: a ladder's anchors at the middle of --image")
     sub.add_argument("--proposals", action="store_true", help="instead: the first proposals on --image, by selective "
-                     "search, or by the Faster R-CNN kept in --workdir")
+                     "search, or by a trained network in --workdir that makes its own")
     sub.add_argument("--roi", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
                      help="instead: what RoI pooling reads of this region of --image")
 
@@ -136,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
                workdir="")
     sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")
     sub.add_argument("--out", type=user_path, default=Path("detections"), metavar="DIR", help="default detections")
-    sub.add_argument("--least-score", type=float, metavar="S", help="boxes under it are left out; default 0.5")
+    sub.add_argument("--score-threshold", "--least-score", type=float, metavar="S", help="detections under it are left "
+                     "out; default: the detector's; --least-score is its old name")
 
     sub = verb("predict", _predict, "the classes of images, by a trained network", config=None, workdir=None)
     sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")
@@ -327,30 +328,18 @@ def _look(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _look_detection(options: argparse.Namespace) -> Path:
     from cnnjax.data.detection import read_image
-    from cnnjax.detection import detect
-    from cnnjax.reporting import boxes
-    from cnnjax.training import workdir as workdirs
+    from cnnjax.detection import pictures
     if options.image is None:
         raise UserError("look --anchors, --proposals and --roi need --image FILE")
-    config, image = workdirs.read_config(options.workdir), read_image(options.image)
-    if options.anchors:
-        what, picture = "anchors", detect.anchors_picture(config, image)
-    elif options.proposals:
-        kept = options.workdir / "cells" / "faster_rcnn"
-        what, picture = "proposals", detect.proposals_picture(config, image, folder=kept if kept.exists() else None)
-    else:
-        what, picture = "roi", detect.rois_picture(config, image, options.roi)
-    path = options.workdir / "figures" / f"{what}.png"
-    path.parent.mkdir(exist_ok=True)
-    boxes.save(picture, path)
-    return path
+    what = "anchors" if options.anchors else "proposals" if options.proposals else "roi"
+    return pictures.draw(options.workdir, what, read_image(options.image), options.roi or ())
 
 
 def _detect(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.detection import detect
     _no_config("detect", overrides)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = detect.run(options.workdir, options.images, options.out, options.least_score)
+    rows = detect.run(options.workdir, options.images, options.out, options.score_threshold)
     for row in rows:
         print(f"{row['file']}: {len(row['detections'])} boxes, drawn as {row['drawing']}")
     print(f"drawings and detections.json: {options.out}")

@@ -16,11 +16,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from cnnjax import detection
+from cnnjax.config import nearest
 from cnnjax.data import detection as datasets
 from cnnjax.data.detection import DetectionData
-from cnnjax.detection import common, detectors, settings
-from cnnjax.detection.common import Found
-from cnnjax.detection.proposals import Cache
+from cnnjax.detection import inference, pretraining, saved, settings, stages
+from cnnjax.detection.detector import Detector
+from cnnjax.detection.inference import Prediction
+from cnnjax.detection.proposals import Cache, Proposals
 from cnnjax.errors import UserError
 from cnnjax.evaluation.coco_ap import coco_ap
 from cnnjax.evaluation.voc_ap import proposal_recall, voc_ap
@@ -43,9 +46,9 @@ def run(config: ConfigDict, workdir: Path) -> None:
             "unused": data.unused, "notes": data.notes, "split": dict(data.split)}, indent=1) + "\n")
         for line in data.said():
             print(line)
-        for kind in config.detectors:
-            if not (workdir / "cells" / kind / "result.json").exists():
-                cell(kind, config, data, workdir)
+        for name in config.detectors:
+            if not (workdir / "cells" / name / "result.json").exists():
+                cell(name, config, data, workdir)
         report(workdir)
 
 
@@ -53,44 +56,57 @@ def check(config: ConfigDict) -> None:
     """Raises UserError naming the field for a ladder that cannot be run."""
     if not config.detectors or len(set(config.detectors)) < len(config.detectors):
         raise UserError(f"config field 'detectors': found {config.detectors}, expected one or more different ones")
-    for kind in config.detectors:
-        detectors.check(kind)
+    for name in config.detectors:
+        if name not in detection.names():
+            raise UserError(f"config field 'detectors': found {name!r}, expected one of {', '.join(detection.names())}"
+                            f"{nearest(str(name), detection.names())}")
+        if name not in config:
+            raise UserError(f"config field 'detectors': found {name!r}, but the config has no group {name!r}")
     settings.check(config)
 
 
-def cell(kind: str, config: ConfigDict, data: DetectionData, workdir: Path) -> None:
+def cell(name: str, config: ConfigDict, data: DetectionData, workdir: Path) -> None:
     """Trains and tests one detector; `result.json` in its folder says that it is done."""
-    folder = workdir / "cells" / kind
-    search = Cache(workdir / "proposals", config.proposals)
+    folder = workdir / "cells" / name
+    detector = settings.detector_of(config, name, len(data.classes))
+    search = Cache(workdir / "proposals", detector.proposals) if detector.needs_proposals else None
     resumed = folder.exists()
     if not (folder / "detector.json").exists():
-        begin = detectors.start(config, data, workdir / "cells" / "backbone")
+        backbone = pretraining.backbone(settings.detector_of(config, "rcnn", len(data.classes)), config.pretraining,
+                                        data.train, config.seed, config.data.flip, workdir / "cells" / "backbone")
+        if search is not None:
+            _proposals(search, data)            # timed on their own, kept for all
         began = time.perf_counter()
-        if kind != "faster_rcnn":
-            detectors.proposals_of(config, data, search)            # timed on their own, kept for all
-            began = time.perf_counter()
-        variables = detectors.train(kind, config, data, folder, begin, search)
+        training = config[name].training
+        setup = stages.Setup(data.train, training, config.seed, config.data.flip, config.data.jitter,
+                             pretraining.init_variables(detector, config.seed, backbone),
+                             lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [])
+        variables = stages.run(stages.stages_of(detector, setup), training, folder)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
         workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
-        common.save(folder, kind, data.classes, config, variables)
-    variables = common.load(folder)[3]
-    detect = detectors.detector(kind, config, len(data.classes), variables, search)
+        saved.save(folder, name, detector, data.classes, variables)
+    variables = jax.device_put(saved.load(folder).variables)
     found = []
     for i in range(len(data.test)):
         image = data.test.read(i)
-        detect(image)                       # compiles where a size is new; the second time is the one that is measured
-        found.append(detect(image))
-    _samples(kind, config, data, found, workdir / "figures")
-    proposals = 0.0
-    if kind != "faster_rcnn":
-        proposals = sum(search(data.train.read(i)).seconds for i in range(len(data.train)))
+        inference.predict(detector, variables, image, search)       # compiles where a size is new; the second is timed
+        found.append(inference.predict(detector, variables, image, search))
+    _samples(detector, data, found, workdir / "figures" / f"{name}.png")
     result = {**scores(found, data, config.eleven_points), **json.loads((folder / "training.json").read_text()),
-              "proposal_seconds": proposals, "disk_bytes": _disk(kind, folder, workdir),
+              "title": detector.title,
+              "proposals_by": _proposer(detector, found),
+              "proposal_seconds": sum(p.seconds for p in _proposals(search, data)) if search is not None else 0.0,
+              "disk_bytes": _disk(folder / "features", workdir / "proposals" if search is not None else None),
               "hardware": f"{jax.devices()[0].device_kind}, {jax.device_count()} device"}
     workdirs.write(folder / "result.json", workdirs.to_json(result, indent=1) + "\n")
 
 
-def scores(found: Sequence[Found], data: DetectionData, eleven_points: bool) -> dict[str, Any]:
+def _proposals(search: Cache, data: DetectionData) -> list[Proposals]:
+    """Those of each training image, made where they are not kept yet."""
+    return search.all(data.train.read(i) for i in range(len(data.train)))
+
+
+def scores(found: Sequence[Prediction], data: DetectionData, eleven_points: bool) -> dict[str, Any]:
     """Accuracy, proposal recall and median seconds an image of what a detector found on the test images."""
     detections, truths = [f.detections for f in found], data.test.objects
     ap = voc_ap(detections, truths, len(data.classes), eleven_points=eleven_points)
@@ -102,29 +118,35 @@ def scores(found: Sequence[Found], data: DetectionData, eleven_points: bool) -> 
                               for part in ("proposals", "network", "rest")}}
 
 
-def _disk(kind: str, folder: Path, workdir: Path) -> int:
-    """Bytes of proposals and features that the detector's training keeps on disk; none for Faster R-CNN."""
-    folders = [folder / "features"] + ([workdir / "proposals"] if kind != "faster_rcnn" else [])
-    return sum(file.stat().st_size for f in folders for file in f.glob("*.npz"))
+def _proposer(detector: Detector, found: Sequence[Prediction]) -> str:
+    """What makes a detector's proposals; "" for one without."""
+    if detector.needs_proposals:
+        return "selective search"
+    return "region proposal network" if any(len(f.proposals) for f in found) else ""
 
 
-def _samples(kind: str, config: ConfigDict, data: DetectionData, found: Sequence[Found], figures: Path) -> None:
-    """The first test images with what is there (above) and what was found (below)."""
-    there, seen = [], []
+def _disk(*folders: Path | None) -> int:
+    """Bytes of proposals and features that a detector's training keeps on disk."""
+    return sum(file.stat().st_size for folder in folders if folder is not None for file in folder.glob("*.npz"))
+
+
+def _samples(detector: Detector, data: DetectionData, found: Sequence[Prediction], path: Path) -> None:
+    """The first test images with the ground truth (above) and the detections (below)."""
+    above, below = [], []
     for i in range(min(SAMPLES, len(found))):
         image, truth, d = data.test.read(i), data.test.objects[i], found[i].detections
-        there.append(boxes.draw(image, truth.boxes, [data.classes[c] for c in truth.classes],
+        above.append(boxes.draw(image, truth.boxes, [data.classes[c] for c in truth.classes],
                                 [boxes.COLOURS[c % len(boxes.COLOURS)] for c in truth.classes]))
-        seen.append(boxes.draw_detections(image, d.boxes, d.scores, d.classes, data.classes,
-                                          detectors.LEAST_SCORES[kind]))
-    boxes.save(boxes.grid([there, seen]), figures / f"{kind}.png")
+        below.append(boxes.draw_detections(image, d.boxes, d.scores, d.classes, data.classes,
+                                           detector.default_score_threshold))
+    boxes.save(boxes.grid([above, below]), path)
 
 
 def report(workdir: Path) -> Path:
     """Prints the table of the finished cells of `workdir`, writes the figure, table.md and report.html."""
     config = workdirs.read_config(workdir)
-    paths = {kind: workdir / "cells" / kind / "result.json" for kind in config.detectors}
-    results = {kind: workdirs.with_nan(json.loads(path.read_text())) for kind, path in paths.items() if path.exists()}
+    paths = {name: workdir / "cells" / name / "result.json" for name in detection.names() if name in config.detectors}
+    results = {name: workdirs.with_nan(json.loads(path.read_text())) for name, path in paths.items() if path.exists()}
     if not results:
         raise UserError(f"{workdir} has no finished detector to report")
     data = json.loads((workdir / "data.json").read_text())
@@ -138,9 +160,9 @@ def report(workdir: Path) -> Path:
     parts += [html.image(figures / "ladder.png", "mAP over seconds an image."), html.table(*main)]
     parts += [html.heading("AP50 of each class, %"), html.table(*classes)]
     parts += [html.heading("Recall of proposals at IoU 0.5, %"), html.table(*recall)]
-    for kind in results:
-        parts += [html.heading(detectors.TITLES[kind]),
-                  html.image(figures / f"{kind}.png", "Above what is there, below what was found.")]
+    for name, result in results.items():
+        parts += [html.heading(result["title"]),
+                  html.image(figures / f"{name}.png", "Above the ground truth, below the detections.")]
     for title, lines in (("faulty, skipped", data["skipped"]), ("not used", data.get("unused")),
                          ("notes on the data", data.get("notes"))):
         if lines:
@@ -163,9 +185,9 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
     """Accuracy, the seconds an image and where they go, training time, disk. "+" marks a training that was resumed,
     whose time is of its last part."""
     rows = []
-    for kind, r in results.items():
+    for r in results.values():
         parts = r["image_seconds"]
-        rows.append([detectors.TITLES[kind], f"{100 * r['map']:.1f}", f"{100 * r['coco']['AP']:.1f}",
+        rows.append([r["title"], f"{100 * r['map']:.1f}", f"{100 * r['coco']['AP']:.1f}",
                      f"{sum(parts.values()):.3f}", *(f"{parts[p]:.3f}" for p in ("proposals", "network", "rest")),
                      f"{r['seconds'] / 60:.1f}" + ("+" if r["resumed"] else ""), f"{r['proposal_seconds'] / 60:.1f}",
                      f"{r['disk_bytes'] / 1e6:.1f}"])
@@ -175,15 +197,17 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
 def class_table(results: dict[str, dict[str, Any]]) -> Table:
     """AP50 of each class."""
     classes = list(next(iter(results.values()))["ap"])
-    return ("detector", *classes), [[detectors.TITLES[kind], *(f"{100 * r['ap'][c]:.1f}" for c in classes)]
-                                    for kind, r in results.items()]
+    return ("detector", *classes), [[r["title"], *(f"{100 * r['ap'][c]:.1f}" for c in classes)]
+                                    for r in results.values()]
 
 
 def recall_table(results: dict[str, dict[str, Any]]) -> Table:
     """Recall at the first 50 to 2,000 proposals of selective search and of the region proposal network."""
     rows = {}
-    for kind, r in results.items():
-        source = "region proposal network" if kind == "faster_rcnn" else "selective search"
+    for r in results.values():
+        source = r["proposals_by"]
+        if not source:
+            continue
         rows[source] = [source, f"{r['proposals']:.0f}", *(f"{100 * r['recall'][str(n)]:.1f}" for n in COUNTS)]
     return ("proposals", "an image", *map(str, COUNTS)), list(rows.values())
 
@@ -191,13 +215,11 @@ def recall_table(results: dict[str, dict[str, Any]]) -> Table:
 def verdict(results: dict[str, dict[str, Any]]) -> list[str]:
     """What each step bought, in words with its numbers, and whether each is faster than the one before."""
     sentences = []
-    kinds = [k for k in detectors.TITLES if k in results]
-    for before, after in pairwise(kinds):
-        a, b = (sum(results[k]["image_seconds"].values()) for k in (before, after))
-        gain = 100 * (results[after]["map"] - results[before]["map"])
-        sentences.append(f"{detectors.TITLES[after]} takes {b:.3f} s an image, {detectors.TITLES[before]} {a:.3f} s: "
-                         f"{a / b:.1f} times as fast" + (", so not faster" if b >= a else "") +
-                         f"; its mAP is {gain:+.1f} points.")
+    for before, after in pairwise(results.values()):
+        a, b = (sum(r["image_seconds"].values()) for r in (before, after))
+        gain = 100 * (after["map"] - before["map"])
+        sentences.append(f"{after['title']} takes {b:.3f} s an image, {before['title']} {a:.3f} s: {a / b:.1f} times "
+                         "as fast" + (", so not faster" if b >= a else "") + f"; its mAP is {gain:+.1f} points.")
     return sentences
 
 
@@ -208,9 +230,9 @@ def figure(results: dict[str, dict[str, Any]], path: Path) -> None:
     seconds = [sum(r["image_seconds"].values()) for r in results.values()]
     accuracy = [100 * r["map"] for r in results.values()]
     axis.plot(seconds, accuracy, "-", color="0.8", zorder=0)
-    for kind, x, y in zip(results, seconds, accuracy, strict=True):
-        axis.plot(x, y, "o", markersize=9, label=detectors.TITLES[kind])
-        axis.annotate(detectors.TITLES[kind], (x, y), textcoords="offset points", xytext=(8, 6))
+    for r, x, y in zip(results.values(), seconds, accuracy, strict=True):
+        axis.plot(x, y, "o", markersize=9, label=r["title"])
+        axis.annotate(r["title"], (x, y), textcoords="offset points", xytext=(8, 6))
     axis.set_xscale("log")
     axis.margins(0.2)
     axis.set_xlabel("seconds an image, proposals included")

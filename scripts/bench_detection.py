@@ -9,7 +9,6 @@ medians and their ratio are printed. Compilation and one warm-up call are not co
 
 import sys
 import time
-from functools import partial
 from statistics import median
 
 import jax
@@ -20,20 +19,16 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import AnchorGenerator, FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from cnnjax.detection import backbones, faster_rcnn
-from configs.ladder import defaults
+from cnnjax.detection import faster_rcnn
 
 HEIGHT, WIDTH, CLASSES = 600, 800, 20
 
 
 def ours(image: np.ndarray):
-    config = defaults.ladder()
-    config.faster_rcnn.pooling = "align"
-    module = faster_rcnn.create(backbones.create(config.backbone), CLASSES, config.faster_rcnn)
-    variables = faster_rcnn.initialise(module, 0)
-    program = jax.jit(partial(faster_rcnn.detect, module, config.faster_rcnn, config.test))
+    detector = faster_rcnn.create(CLASSES, pooling="align")
+    variables = detector.init(jax.random.key(0))
     sizes = np.array([[HEIGHT, WIDTH]])
-    return lambda: jax.block_until_ready(program(variables, image[None], sizes))
+    return lambda: jax.block_until_ready(detector.predict(variables, image[None], sizes))
 
 
 def theirs(image: np.ndarray):

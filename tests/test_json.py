@@ -43,4 +43,5 @@ def test_ladder_reports_a_class_without_objects_as_nan():
     result = {"map": 0.5, "ap": {"cat": 0.5, "dog": math.nan}}
     text = workdirs.to_json(result)
     assert strict(text)["ap"] == {"cat": 0.5, "dog": None}
-    assert ladder.class_table({"rcnn": workdirs.with_nan(json.loads(text))})[1] == [["R-CNN", "50.0", "nan"]]
+    back = {"title": "R-CNN"} | workdirs.with_nan(json.loads(text))
+    assert ladder.class_table({"rcnn": back})[1] == [["R-CNN", "50.0", "nan"]]

@@ -295,6 +295,11 @@ def place(image: np.ndarray, canvas: tuple[int, int], scale: float = 1.0) -> tup
     return out, np.array([h, w], np.int32)
 
 
+def fit_canvas(image: np.ndarray, canvases: Sequence[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The image as large as it can be on the canvas that suits it best: (H, W, 3) uint8 and (2,) int32, as `place`."""
+    return place(image, canvases[choose_canvas(image.shape[:2], canvases)])
+
+
 def rescale_boxes(boxes: np.ndarray, old: Any, new: Any) -> np.ndarray:
     """Boxes (..., 4) of an image of (height, width) `old` on the same image of (height, width) `new`."""
     y, x = new[0] / old[0], new[1] / old[1]

@@ -1,0 +1,33 @@
+"""Detectors by name, one file per paper."""
+
+import importlib
+from typing import Any
+
+from cnnjax.config import nearest
+from cnnjax.detection.detector import Detector
+from cnnjax.errors import UserError
+
+MODULES = {
+    "rcnn": "rcnn",
+    "sppnet": "sppnet",
+    "fast_rcnn": "fast_rcnn",
+    "faster_rcnn": "faster_rcnn",
+}
+"""The file of each detector, in the order of the papers. It has `create(num_classes, **fields)`; "FILE:FUNCTION" names
+another function, where one file has several detectors."""
+
+
+def names() -> list[str]:
+    """The names that `create` knows."""
+    return list(MODULES)
+
+
+def create(name: str, num_classes: int, **fields: Any) -> Detector:
+    """A detector of so many classes, the background not counted; `fields` are those of its dataclass.
+
+    Raises UserError for an unknown name or field.
+    """
+    if name not in MODULES:
+        raise UserError(f"model.name: found {name!r}, expected one of {', '.join(MODULES)}{nearest(name, MODULES)}")
+    file, _, function = MODULES[name].partition(":")
+    return getattr(importlib.import_module(f"cnnjax.detection.{file}"), function or "create")(num_classes, **fields)

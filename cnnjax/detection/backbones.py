@@ -1,10 +1,11 @@
-"""The one protocol of the four detectors: a trunk over the whole image, a head over each region.
+"""Backbones: a network up to some of its stages, which gives levels, and a head over pooled RoIs that fits it.
 
-A trunk turns images into one map, `(N, H, W, 3) -> (N, H / stride, W / stride, C)`; a head turns pooled regions into
-vectors, `(R, h, w, C) -> (R, D)`. Their parameters carry the names of the classifier they come from.
+Levels are `{name: (features (N, h, w, C), stride)}`, fine before coarse, the stride in pixels a cell and static. Their
+parameters carry the names of the classifier that they come from.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +18,42 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cnnjax import models
 from cnnjax.config import nearest, user_path
 from cnnjax.errors import UserError
+from cnnjax.fields import setting
 from cnnjax.models.layers import BatchNorm, conv
 from cnnjax.models.resnet import Block
 
+Levels = Mapping[str, tuple[jax.Array, int]]
+"""Feature maps (N, h, w, C) and their strides by name, fine before coarse."""
+
+
+def only(levels: Levels) -> tuple[jax.Array, int]:
+    """The features and the stride of a backbone with one level."""
+    (level,) = levels.values()
+    return level
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A backbone's hyperparameters, the group `backbone` of a config; the defaults are Fast R-CNN's VGG16."""
+
+    name: str = setting("vgg16", text='"small" or a network of `cnnjax.models`')
+    widths: Sequence[int] = setting((16, 32, 64), "[1, 65536]", 'of "small"', length=0)
+    stage: str = setting("conv5", text="where the trunk ends")
+    head: str = setting("dense", ("dense", "stage"), "fully connected layers, or a ResNet's next stage")
+    hidden: Sequence[int] = setting((4096, 4096), "[1, 65536]", "units of the fully connected layers")
+    dropout: float = setting(0.5, "[0, 1)", "after each of them")
+    stride_in_3x3: bool = setting(False, text="of a ResNet's bottlenecks, as in PyTorch's")
+    pool: int = setting(7, "[1, 64]", "cells a side that RoIs are pooled to")
+    mean: Sequence[float] = setting((0.485, 0.456, 0.406), "[-1000, 1000]", "of pixels in [0, 1]", length=3)
+    std: Sequence[float] = setting((0.229, 0.224, 0.225), "(0, 1000]", "of pixels in [0, 1]", length=3)
+    frozen: Sequence[str] = setting(("trunk/net/conv1", "trunk/net/conv2"), text="beginnings of the paths of "
+                                    "parameters that are not trained: Fast R-CNN, section 4.5")
+    freeze_norm: bool = setting(True, text="whether batch norm keeps its running statistics in training")
+    weights: str = setting("", text="a PyTorch file, or a workdir of `cnnjax train`; empty: pre-training")
+
 
 class Small(nn.Module):
-    """A trunk for CPUs: for each width a 3x3 convolution of stride 2 and one of stride 1, batch-normalised.
+    """A network for CPUs: for each width a 3x3 convolution of stride 2 and one of stride 1, each with batch norm.
 
     `(N, H, W, 3) -> {"stage1": (N, H / 2, W / 2, widths[0]), ...}`.
     """
@@ -42,25 +73,27 @@ class Small(nn.Module):
 
 
 class Trunk(nn.Module):
-    """A network up to one of its stages, from pixels: `(N, H, W, 3)` uint8 and `(N, 2)` sizes to `(N, h, w, C)`.
+    """A network's levels from pixels: `(N, H, W, 3)` uint8 and `(N, 2)` heights and widths to `Levels`.
 
-    Pixels are scaled to [0, 1], then `mean` and `std` taken out; what lies outside an image's size is 0 after that, as
-    the padding of the first convolution is. With `freeze_norm` batch norm uses its running statistics in training too.
+    Pixels are scaled to [0, 1], then normalised by `mean` and `std`; what lies outside an image's size is 0 after that,
+    as the padding of the first convolution is. With `freeze_norm` batch norm uses its running statistics in training
+    too.
     """
 
     net: nn.Module
-    stage: str
+    strides: Mapping[str, int]          # by the name of the stage, fine before coarse
     mean: Sequence[float]
     std: Sequence[float]
     freeze_norm: bool = False
 
-    def __call__(self, images: jax.Array, sizes: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, sizes: jax.Array, *, train: bool = False) -> dict[str, tuple[jax.Array, int]]:
         _, height, width, _ = images.shape
         x = (images.astype(jnp.float32) / 255 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         rows = jnp.arange(height) < sizes[:, :1]                                        # (N, H)
         columns = jnp.arange(width) < sizes[:, 1:]                                      # (N, W)
         x = jnp.where(rows[:, :, None, None] & columns[:, None, :, None], x, 0)
-        return self.net(x, train=train and not self.freeze_norm, features=True)[self.stage]
+        stages = self.net(x, train=train and not self.freeze_norm, features=True)
+        return {stage: (stages[stage], stride) for stage, stride in self.strides.items()}
 
 
 class DenseHead(nn.Module):
@@ -117,39 +150,33 @@ class StageHead(nn.Module):
         return x.mean((1, 2))
 
 
-class Backbone(NamedTuple):
-    """A trunk and a head that fit together."""
+class Parts(NamedTuple):
+    """A trunk and a head that fit together, and the strides of the trunk's levels."""
 
-    trunk: nn.Module
+    trunk: Trunk
     head: nn.Module
-    stride: int             # pixels of the image a cell of the map
-    pool: int               # regions are pooled to pool x pool cells
-    dtype: Any              # of activations
+    stride: int             # of the last level
 
 
 def weights_path(config: Any) -> Path:
-    """Where the weights that `config` (the `backbone` group) names lie. Raises UserError when they are not there."""
+    """The path of `backbone.weights`. Raises UserError when there is nothing."""
     path = user_path(config.weights)
     if not path.exists():
         raise UserError(f"backbone.weights: {path} does not exist")
     return path
 
 
-def create(config: Any, dtype: Any = jnp.float32) -> Backbone:
-    """The backbone that `config` (the `backbone` group) describes.
+def create(config: Any, dtype: Any = jnp.float32, stages: Sequence[str] = ()) -> Parts:
+    """The trunk and head that `config`, a `Backbone` or such a group, describes; `dtype` is that of activations.
 
-    `name` is "small" or a network of `cnnjax.models`; the trunk ends with its `stage`. `head` is "dense", layers of
-    `hidden` units with `dropout`, or "stage", the ResNet's next stage. `freeze_norm` holds batch norm's statistics,
-    `stride_in_3x3` says where a ResNet's bottlenecks stride.
+    The trunk has one level, that of `config.stage`, or one for each of `stages`, fine before coarse.
     Raises UserError for an unknown name, stage or head.
     """
     if config.head not in ("dense", "stage"):
         raise UserError(f"backbone.head: found {config.head!r}, expected 'dense' or 'stage'")
     head: nn.Module = DenseHead(config.hidden, config.dropout, dtype=dtype)
     fields = {} if config.name == "small" else models.fields(config.name)
-    stride = {}
-    if "stride_in_3x3" in fields:
-        stride["stride_in_3x3"] = config.get("stride_in_3x3", False)        # detectors of old have no such field
+    stride = {"stride_in_3x3": config.stride_in_3x3} if "stride_in_3x3" in fields else {}
     if config.head == "stage":
         if not config.stage.startswith("stage") or "blocks" not in fields:
             raise UserError(f"backbone.head: 'stage' needs a ResNet and a stage, found {config.name} {config.stage}")
@@ -162,22 +189,20 @@ def create(config: Any, dtype: Any = jnp.float32) -> Backbone:
     else:
         net = models.create(config.name, dtype=dtype, **stride)
     side = 128
-    stages = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), jnp.zeros((1, side, side, 3)),
+    shapes = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), jnp.zeros((1, side, side, 3)),
                                                          features=True)[0])
-    if config.stage not in stages:
-        raise UserError(f"backbone.stage: {config.name} has no stage {config.stage!r}{nearest(config.stage, stages)}; "
-                        f"it has {', '.join(stages)}")
-    stride = side // stages[config.stage].shape[1]
-    trunk = Trunk(net, config.stage, tuple(config.mean), tuple(config.std), config.freeze_norm)
-    return Backbone(trunk, head, stride, config.pool, dtype)
+    for stage in stages or (config.stage,):
+        if stage not in shapes:
+            raise UserError(f"backbone.stage: {config.name} has no stage {stage!r}{nearest(stage, shapes)}; it has "
+                            f"{', '.join(shapes)}")
+    strides = {stage: side // shapes[stage].shape[1] for stage in stages or (config.stage,)}
+    trunk = Trunk(net, strides, tuple(config.mean), tuple(config.std), config.freeze_norm)
+    return Parts(trunk, head, list(strides.values())[-1])
 
 
 # Parameters by path
 
-Flat = dict[str, Any]
-
-
-def flat(tree: Mapping[str, Any]) -> Flat:
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves by path, such as `trunk/net/conv1_1/kernel`."""
     return flatten_dict(dict(tree), sep="/")
 
@@ -187,21 +212,8 @@ def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return unflatten_dict(dict(leaves), sep="/")
 
 
-def split(params: Mapping[str, Any], frozen: Sequence[str]) -> tuple[Flat, Flat]:
-    """The flat parameters to train, and those to hold: whose path begins with one of `frozen`.
-
-    Raises UserError for a beginning that no parameter has.
-    """
-    leaves = flat(params)
-    for prefix in frozen:
-        if not any(path.startswith(prefix) for path in leaves):
-            raise UserError(f"no parameter begins with {prefix!r}, which is to be frozen{nearest(prefix, leaves)}")
-    held = {path for path in leaves if path.startswith(tuple(frozen))} if frozen else set()
-    return ({p: v for p, v in leaves.items() if p not in held}, {p: leaves[p] for p in held})
-
-
 def transplant(variables: Mapping[str, Any], source: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str, Any]:
-    """`variables` with the parts that `source` knows: `parts` says where each beginning of a path comes from.
+    """`variables` with parts replaced by those of `source`: `parts` says where each beginning of a path comes from.
 
     `{"trunk/net": "", "head": ""}` takes trunk and head of a detector from a classifier, whose layers have those names.
     Raises UserError when a layer of a part is not in the source, or has another shape there.

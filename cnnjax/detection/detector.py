@@ -9,6 +9,9 @@ from jax import lax
 
 Variables = dict[str, Any]
 
+Sizes = tuple[tuple[int, int], ...]
+"""Canvases, (height, width) in pixels."""
+
 
 class DetectorOutput(NamedTuple):
     """The best detections of each image, best first, padded to D."""
@@ -17,10 +20,25 @@ class DetectorOutput(NamedTuple):
     scores: jax.Array       # (N, D) float32
     classes: jax.Array      # (N, D) int32, from 0: the background is none of them
     mask: jax.Array         # (N, D) bool, False for padding
+    proposals: jax.Array | None = None      # (N, P, 4) of a network that makes its own, best first, padded with zeros
 
 
 class Detector(Protocol):
-    """What training, evaluation and `cnnjax detect` need of a detector."""
+    """What training, evaluation and `cnnjax detect` need of a detector.
+
+    A detector is a frozen dataclass of its hyperparameters, `create(num_classes, **fields)` in the same file. It may
+    also have
+
+    - `canvases`, the sizes of the images of its minibatches: it needs them unless it has stages of its own;
+    - `frozen`, the beginnings of the paths of parameters that are not trained;
+    - `pretrained`, which of its parts a pre-trained backbone fills: {"trunk": "trunk", "roi_heads/head": "head"};
+    - `stages(setup)`, a list of `cnnjax.detection.stages.Stage`, where it is trained in several steps;
+    - `check()`, which raises UserError naming the field for hyperparameters that cannot be.
+    """
+
+    @property
+    def title(self) -> str:
+        """Its name as its paper writes it."""
 
     @property
     def needs_proposals(self) -> bool:
@@ -39,11 +57,17 @@ class Detector(Protocol):
 
     def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
              hyper: Mapping[str, jax.Array], axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
-        """`(loss, (model state, metrics))` of a minibatch; counts that divide it are means over `axis_name`."""
+        """`(loss, (model state, metrics))` of a minibatch; counts that divide it are means over `axis_name`.
+
+        The model state is that of Flax: the collections of `variables` other than "params", such as "batch_stats".
+        """
 
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
                 proposals: jax.Array | None = None) -> DetectorOutput:
-        """Detections on canvases (N, H, W, 3), the images' heights and widths (N, 2)."""
+        """Detections on canvases (N, H, W, 3), the images' heights and widths (N, 2).
+
+        `proposals` (N, P, 4) are in pixels of the canvas, padded with zeros.
+        """
 
 
 def example_keys(key: jax.Array, count: int, axis_name: str | None) -> jax.Array:

@@ -1,139 +1,137 @@
 """Fast R-CNN: Girshick 2015. One pass over the image, RoI pooling, class and box from one loss."""
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import ops
-from cnnjax.data.detection import Batches, DetectionData, rescale_boxes
-from cnnjax.detection import backbones, common
+from cnnjax import fields, ops
+from cnnjax.data.detection import fit_canvas
+from cnnjax.detection import backbones
 from cnnjax.detection.backbones import Backbone
-from cnnjax.detection.common import Boxes, Detector, Found, Variables
-from cnnjax.detection.losses import box_loss, class_loss
-from cnnjax.detection.proposals import Cache
-from cnnjax.detection.targets import RegionTargets, Truth, region_targets
+from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
+from cnnjax.detection.postprocess import Postprocess, postprocess
+from cnnjax.detection.proposals import SelectiveSearch
+from cnnjax.detection.roi_heads import RoIHeads, RoIPool, roi_loss
+from cnnjax.detection.stages import Setup, Stage, Training
+from cnnjax.detection.targets import Truth, check_background, roi_targets
 from cnnjax.errors import UserError
+from cnnjax.fields import COUNT, SHARE, setting
 
 
-class FastRCNN(nn.Module):
-    """Trunk, RoI pooling, head, and the two sibling layers (figure 1)."""
+class Network(nn.Module):
+    """Figure 1: a trunk over the whole image, RoI heads over its level."""
 
     trunk: nn.Module
-    head: nn.Module
-    num_classes: int            # without the background
-    stride: int
-    pool: int = 7
-    pooling: str = "pool"       # or "align"
-
-    def setup(self) -> None:
-        self.classes = nn.Dense(self.num_classes + 1, kernel_init=nn.initializers.normal(0.01))
-        self.boxes = nn.Dense(4 * self.num_classes, kernel_init=nn.initializers.normal(0.001))
-
-    def features(self, images: jax.Array, sizes: jax.Array, *, train: bool = False) -> jax.Array:
-        """The map of the images: `(N, H, W, 3)` uint8, `(N, 2)` to `(N, h, w, C)`."""
-        return self.trunk(images, sizes, train=train)
-
-    def regions(self, features: jax.Array, rois: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """Scores `(N, R, K + 1)`, background first, and deltas of each class `(N, R, K, 4)` of the RoIs `(N, R, 4)`."""
-        pool = ops.roi_pool if self.pooling == "pool" else ops.roi_align
-        pooled = jax.vmap(lambda f, r: pool(f, r, self.pool, 1 / self.stride))(features, rois)
-        n, r = rois.shape[:2]
-        x = self.head(pooled.reshape(n * r, *pooled.shape[2:]), train=train).astype(jnp.float32)    # (N * R, D)
-        return self.classes(x).reshape(n, r, -1), self.boxes(x).reshape(n, r, self.num_classes, 4)
+    roi_heads: RoIHeads
 
     def __call__(self, images: jax.Array, sizes: jax.Array, rois: jax.Array, *, train: bool = False,
                  ) -> tuple[jax.Array, jax.Array]:
-        return self.regions(self.features(images, sizes, train=train), rois, train=train)
+        """Scores `(N, R, K + 1)`, background first, and deltas of each class `(N, R, K, 4)` of the RoIs `(N, R, 4)`."""
+        return self.roi_heads(self.trunk(images, sizes, train=train), rois, train=train)
 
 
-def create(backbone: Backbone, num_classes: int, pooling: str) -> FastRCNN:
-    """The network over a backbone. Raises UserError for a `pooling` other than "pool" and "align"."""
-    if pooling not in ("pool", "align"):
-        raise UserError(f"pooling: found {pooling!r}, expected 'pool' or 'align'")
-    return FastRCNN(backbone.trunk, backbone.head, num_classes, backbone.stride, backbone.pool, pooling)
+@dataclass(frozen=True)
+class FastRCNN:
+    """Fast R-CNN; the defaults are the paper's, for VOC 2007."""
+
+    num_classes: int
+    backbone: Backbone = field(default_factory=Backbone)
+    dtype: str = setting("float32", ("float32", "bfloat16"), "of activations")
+    canvases: Sizes = ((600, 1000), (1000, 600))
+    proposals: SelectiveSearch = field(default_factory=SelectiveSearch)
+    pooling: str = setting("pool", ("pool", "align"), "RoIPool or RoIAlign")
+    rois: int = setting(64, COUNT, "sampled of each image")
+    fraction: float = setting(0.25, SHARE, "of them foreground, at most")
+    foreground: float = setting(0.5, SHARE, "IoU from which an RoI is an object")
+    background: tuple[float, float] = setting((0.1, 0.5), SHARE, "IoU of an RoI that is background", length=2)
+    svd_ranks: Sequence[int] = setting((0, 0), "[0, 65536]", "of the head's layers at test, (1024, 256) in the paper; "
+                                       "0: as trained")
+    test: Postprocess = field(default_factory=Postprocess)
+
+    title: ClassVar[str] = "Fast R-CNN"
+    needs_proposals: ClassVar[bool] = True
+    default_score_threshold: ClassVar[float] = 0.5
+    pretrained: ClassVar[Mapping[str, str]] = {"trunk": "trunk", "roi_heads/head": "head"}
+
+    def __post_init__(self) -> None:
+        check_background("fast_rcnn", self.background)
+        if any(self.svd_ranks) and len(self.svd_ranks) != len(self.backbone.hidden):
+            raise UserError(f"config field 'fast_rcnn.svd_ranks': found {self.svd_ranks}, expected a rank for each of "
+                            f"backbone.hidden = {self.backbone.hidden}")
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return tuple(self.backbone.frozen)
+
+    @cached_property
+    def network(self) -> Network:
+        trunk, head, _ = backbones.create(self.backbone, self.dtype)
+        return Network(trunk, RoIHeads(head, self.num_classes, RoIPool(self.backbone.pool, self.pooling)))
+
+    def preprocess(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Detector.preprocess`: the short side to 600 pixels, the long side to at most 1,000 (section 3)."""
+        return fit_canvas(image, self.canvases)
+
+    def init(self, key: jax.Array) -> Variables:
+        """Random variables."""
+        return jax.jit(partial(self.network.init, train=False))(
+            key, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64), jnp.zeros((1, 1, 4)))
+
+    def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, hyper: Any,
+             axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
+        """The multi-task loss of sampled proposals (section 2.3)."""
+        return head_loss(self.network, self, variables, batch, key, axis_name)
+
+    def stages(self, setup: Setup) -> list[Stage]:
+        """The training, then with `svd_ranks` the head's layers factorised (section 3.1)."""
+        def train(done: Mapping[str, Variables], folder: Path) -> Training:
+            batches = setup.batches(self.canvases, setup.proposals())
+            return Training(setup.variables, self.loss, batches.stream, self.frozen, self.title, setup.seed)
+
+        def factorise(done: Mapping[str, Variables], folder: Path) -> Variables:
+            params = done["train"]["params"]
+            head = backbones.truncate(params["roi_heads"]["head"], self.svd_ranks)
+            return {**done["train"], "params": {**params, "roi_heads": {**params["roi_heads"], "head": head}}}
+        return [("train", train), ("svd", factorise)] if any(self.svd_ranks) else [("train", train)]
+
+    def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
+                proposals: jax.Array | None = None) -> DetectorOutput:
+        """As `Detector.predict`."""
+        return _predict(self, variables, canvases, sizes, proposals)
 
 
-def initialise(module: FastRCNN, seed: int) -> Variables:
-    """Random variables."""
-    return jax.jit(partial(module.init, train=False))(
-        jax.random.key(seed), jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64), jnp.zeros((1, 1, 4)))
+def create(num_classes: int, **values: Any) -> FastRCNN:
+    """The detector with other values in some of its fields."""
+    return fields.replace(FastRCNN(num_classes), values)
 
 
-def region_loss(scores: jax.Array, deltas: jax.Array, targets: RegionTargets) -> tuple[jax.Array, jax.Array]:
-    """The two terms of eq. 1 over all sampled regions of the batch, `(N, S, K + 1), (N, S, K, 4)`; lambda is 1."""
-    foreground = targets.labels > 0
-    of_class = jnp.maximum(targets.labels - 1, 0)[..., None, None]
-    own = jnp.take_along_axis(deltas, of_class, -2)[..., 0, :]                          # (N, S, 4)
-    return (class_loss(scores, targets.labels, targets.there),
-            box_loss(own, targets.deltas, foreground, targets.there.sum(), beta=1.0))
-
-
-def loss(module: FastRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array) -> Any:
-    """The loss of a batch of `data.detection.Batches` with proposals: `(loss, (batch_stats, metrics))`."""
+def head_loss(network: Network, settings: Any, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
+              axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
+    """Class and box loss of RoIs that are sampled, as `settings` says, from the minibatch's "proposals"."""
     sample_key, dropout = jax.random.split(key)
-    targets = jax.vmap(partial(region_targets, settings=settings))(
-        jax.random.split(sample_key, len(batch["images"])), batch["proposals"], batch["proposals_valid"],
-        Truth.of(batch))
-    (scores, deltas), new = module.apply(variables, batch["images"], batch["sizes"], targets.rois, train=True,
-                                         rngs={"dropout": dropout}, mutable=["batch_stats"])
-    of_class, of_box = region_loss(scores, deltas, targets)
-    metrics = {"class_loss": of_class, "box_loss": of_box, "foreground": (targets.labels > 0).mean()}
-    return of_class + of_box, (new.get("batch_stats", {}), metrics)
+    keys = example_keys(sample_key, len(batch["images"]), axis_name)
+    targets = jax.vmap(partial(roi_targets, settings=settings))(
+        keys, batch["proposals"], batch["proposals_valid"], Truth.of(batch))
+    (scores, deltas), new = network.apply(variables, batch["images"], batch["sizes"], targets.boxes, train=True,
+                                          rngs={"dropout": dropout}, mutable=["batch_stats"])
+    terms = roi_loss(scores, deltas, targets, axis_name)
+    state = {name: tree for name, tree in variables.items() if name != "params"} | new
+    return sum(terms.values(), jnp.float32(0)), (state, {**terms, "foreground": (targets.labels > 0).mean()})
 
 
-def detect(module: FastRCNN, settings: Any, variables: Variables, images: jax.Array, sizes: jax.Array,
-           rois: jax.Array, there: jax.Array) -> Boxes:
-    """From pixels to the final boxes of one image: `(1, H, W, 3)` uint8, `(1, 2)`, `(R, 4)`, `(R,)`. For jit."""
-    scores, deltas = cast(Any, module.apply(variables, images, sizes, rois[None]))
-    return common.finish(rois, there, jax.nn.softmax(scores[0])[:, 1:], deltas[0], sizes[0], settings)
-
-
-def train(config: Any, data: DetectionData, folder: Path, start: Variables, proposals: Sequence[np.ndarray],
-          ) -> Variables:
-    """Trained variables. `start` holds those of trunk and head; `proposals` are (P, 4) for each training image."""
-    module = create(backbones.create(config.backbone, config.dtype), len(data.classes), config.fast_rcnn.pooling)
-    variables = backbones.transplant(initialise(module, config.seed), start, {"trunk": "trunk", "head": "head"})
-    phase = config.fast_rcnn.training
-    batches = Batches(data.train, config.data.canvases, phase.batch_size, config.seed, flip=config.data.flip,
-                      jitter=config.data.jitter, proposals=proposals,
-                      steps_per_canvas=phase.steps_per_dispatch)
-    return common.train(phase, config.seed, folder, variables, partial(loss, module, config.fast_rcnn), batches.stream,
-                        config.backbone.frozen, "Fast R-CNN")
-
-
-def detector(config: Any, num_classes: int, variables: Variables, search: Cache) -> Detector:
-    """The trained network on single images, its proposals by selective search.
-
-    With `svd_ranks` the layers of its head are factorised first (section 3.1).
-    """
-    backbone = backbones.create(config.backbone, config.dtype)
-    if any(config.fast_rcnn.svd_ranks):
-        backbone = backbone._replace(head=backbone.head.clone(ranks=config.fast_rcnn.svd_ranks))
-        params = variables["params"]
-        head = backbones.truncate(params["head"], config.fast_rcnn.svd_ranks)
-        variables = {**variables, "params": {**params, "head": head}}
-    module = create(backbone, num_classes, config.fast_rcnn.pooling)
-    program: Callable[..., Boxes] = jax.jit(partial(detect, module, config.test))
-    variables = jax.device_put(variables)
-
-    def run(image: np.ndarray) -> Found:
-        proposed = search(image)
-        began = time.perf_counter()
-        images, sizes = common.on_canvas(image, config.data.canvases)
-        rois, there = common.pad_rows(rescale_boxes(proposed.boxes, image.shape[:2], sizes[0]),
-                                       common.room(len(proposed.boxes)))
-        ready = time.perf_counter()
-        found = jax.device_get(program(variables, images, sizes, rois, there))
-        done = time.perf_counter()
-        detections = common.to_detections(found, sizes[0], image.shape[:2])
-        rest = ready - began + time.perf_counter() - done
-        return Found(detections, proposed.boxes,
-                     {"proposals": proposed.seconds, "network": done - ready, "rest": rest})
-    return run
+@partial(jax.jit, static_argnums=0)
+def _predict(detector: FastRCNN, variables: Variables, images: jax.Array, sizes: jax.Array,
+             rois: jax.Array) -> DetectorOutput:
+    network = detector.network
+    if any(layer.endswith("_u") for layer in variables["params"]["roi_heads"]["head"]):         # factorised
+        heads = network.roi_heads
+        network = network.clone(roi_heads=heads.clone(head=heads.head.clone(ranks=detector.svd_ranks)))
+    scores, deltas = network.apply(variables, images, sizes, rois)
+    return postprocess(rois, ops.box_area(rois) > 0, jax.nn.softmax(scores)[..., 1:], deltas, sizes, detector.test)

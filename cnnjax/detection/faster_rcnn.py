@@ -1,208 +1,219 @@
 """Faster R-CNN: Ren, He, Girshick and Sun 2015. The proposals come from the network; all is one program."""
 
-import time
-from functools import partial
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from cnnjax import ops
-from cnnjax.data.detection import Batches, DetectionData, rescale_boxes
-from cnnjax.detection import backbones, common, fast_rcnn
+from cnnjax import fields
+from cnnjax.data.detection import DetectionSet, fit_canvas, rescale_boxes
+from cnnjax.detection import backbones, fast_rcnn
 from cnnjax.detection.backbones import Backbone
-from cnnjax.detection.common import Boxes, Detector, Found, Variables
-from cnnjax.detection.fast_rcnn import FastRCNN
-from cnnjax.detection.rpn import RPN, Proposed, propose, rpn_loss
-from cnnjax.detection.targets import Truth, anchor_targets, region_targets
+from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
+from cnnjax.detection.postprocess import Postprocess, postprocess
+from cnnjax.detection.roi_heads import RoIHeads, RoIPool, roi_loss
+from cnnjax.detection.rpn import RPN, Anchors, Proposals, RPNOutput, TopN, propose, rpn_loss
+from cnnjax.detection.stages import Setup, Stage, Training
+from cnnjax.detection.targets import RoITargets, Truth, anchor_targets, check_background, roi_targets
 from cnnjax.errors import UserError
+from cnnjax.fields import COUNT, NATURAL, SHARE, setting
 
 
-class FasterRCNN(nn.Module):
-    """Fast R-CNN and a region proposal network on the same map (figure 2)."""
+class Network(nn.Module):
+    """Figure 2: a trunk, a region proposal network and RoI heads on the same levels."""
 
-    fast: FastRCNN
+    trunk: nn.Module
     rpn: RPN
+    roi_heads: RoIHeads
 
-    def features(self, images: jax.Array, sizes: jax.Array, *, train: bool = False) -> jax.Array:
-        """As `FastRCNN.features`."""
-        return self.fast.features(images, sizes, train=train)
+    def __call__(self, images: jax.Array, sizes: jax.Array,
+                 select: Callable[[RPNOutput], Proposals | RoITargets] | None = None, *, train: bool = False,
+                 ) -> tuple[RPNOutput, Any, Any]:
+        """The RPN's output, the RoIs that `select` makes of it, and their scores and deltas, as of `RoIHeads`.
 
-    def proposals(self, features: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Objectness `(N, A)` and deltas `(N, A, 4)` of all anchors."""
-        return self.rpn(features)
-
-    def regions(self, features: jax.Array, rois: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """As `FastRCNN.regions`."""
-        return self.fast.regions(features, rois, train=train)
-
-    def __call__(self, images: jax.Array, sizes: jax.Array, rois: jax.Array) -> Any:
-        features = self.features(images, sizes)
-        return self.proposals(features), self.regions(features, rois)
-
-
-def create(backbone: Backbone, num_classes: int, settings: Any) -> FasterRCNN:
-    """The network over a backbone; `settings` is the `faster_rcnn` group."""
-    return FasterRCNN(fast_rcnn.create(backbone, num_classes, settings.pooling),
-                      RPN(len(settings.scales) * len(settings.ratios), settings.rpn_channels, backbone.dtype))
+        Inference selects proposals, training samples of them. Without `select` the RoI heads are not run.
+        """
+        levels = self.trunk(images, sizes, train=train)
+        proposed = self.rpn(levels, images.shape[1:3])
+        if select is None:
+            return proposed, None, None
+        rois = select(proposed)
+        return proposed, rois, self.roi_heads(levels, rois.boxes, train=train)
 
 
-def initialise(module: FasterRCNN, seed: int) -> Variables:
-    """Random variables."""
-    return jax.jit(module.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64),
-                                jnp.zeros((1, 1, 4)))
+@dataclass(frozen=True)
+class FasterRCNN:
+    """Faster R-CNN; the defaults are the paper's, for VOC 2007."""
+
+    num_classes: int
+    backbone: Backbone = field(default_factory=Backbone)
+    dtype: str = setting("float32", ("float32", "bfloat16"), "of activations")
+    canvases: Sizes = ((600, 1000), (1000, 600))
+    method: str = setting("joint", ("joint", "alternating"), "approximate joint training, or four trainings in turn")
+    pooling: str = setting("pool", ("pool", "align"), "RoIPool or RoIAlign")
+    scales: Sequence[float] = setting((128.0, 256.0, 512.0), "(0, 8192]", "of anchors, pixels", length=0)
+    ratios: Sequence[float] = setting((0.5, 1.0, 2.0), "[0.01, 100]", "height over width", length=0)
+    anchor_style: str = setting("caffe", ("caffe", "centre"), "of `ops.base_anchors`")
+    rpn_channels: int = setting(512, "[1, 65536]", "of the RPN's hidden layer")
+    border: float = setting(0.0, NATURAL, "pixels that an anchor in training may cross the image's side by")
+    positive: float = setting(0.7, SHARE, "IoU over which an anchor is an object")
+    negative: float = setting(0.3, SHARE, "IoU under which it is background")
+    rpn_batch: int = setting(256, COUNT, "anchors sampled of each image")
+    rpn_fraction: float = setting(0.5, SHARE, "of them positive, at most")
+    rpn_nms: float = setting(0.7, SHARE, "IoU over which the worse of two proposals is dropped")
+    min_size: float = setting(16.0, "[0, 8192]", "pixels of a proposal's sides")
+    proposals_train: TopN = field(default_factory=lambda: TopN(12_000, 2000))
+    proposals_test: TopN = field(default_factory=lambda: TopN(6000, 300))
+    rois: int = setting(128, COUNT, "sampled of each image")
+    fraction: float = setting(0.25, SHARE, "of them foreground, at most")
+    foreground: float = setting(0.5, SHARE, "IoU from which an RoI is an object")
+    background: tuple[float, float] = setting((0.0, 0.5), SHARE, "IoU of an RoI that is background", length=2)
+    test: Postprocess = field(default_factory=Postprocess)
+
+    title: ClassVar[str] = "Faster R-CNN"
+    needs_proposals: ClassVar[bool] = False
+    default_score_threshold: ClassVar[float] = 0.5
+    pretrained: ClassVar[Mapping[str, str]] = {"trunk": "trunk", "roi_heads/head": "head"}
+
+    def __post_init__(self) -> None:
+        check_background("faster_rcnn", self.background)
+        if self.negative > self.positive:
+            raise UserError(f"config field 'faster_rcnn.negative': found {self.negative}, expected at most positive = "
+                            f"{self.positive}")
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return tuple(self.backbone.frozen)
+
+    @property
+    def anchors(self) -> Anchors:
+        return Anchors(self.scales, self.ratios, self.anchor_style)
+
+    @cached_property
+    def network(self) -> Network:
+        trunk, head, _ = backbones.create(self.backbone, self.dtype)
+        return Network(trunk, RPN(self.anchors, self.rpn_channels, self.dtype),
+                       RoIHeads(head, self.num_classes, RoIPool(self.backbone.pool, self.pooling)))
+
+    def preprocess(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Detector.preprocess`: the short side to 600 pixels, the long side to at most 1,000 (section 3.3)."""
+        return fit_canvas(image, self.canvases)
+
+    def init(self, key: jax.Array) -> Variables:
+        """Random variables."""
+        rois = Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.ones((1, 1), bool))
+        return jax.jit(lambda key: self.network.init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64),
+                                                     lambda proposed: rois))(key)
+
+    def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, hyper: Any,
+             axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
+        """The losses of the RPN and of the RoI heads on its proposals (approximate joint training, section 3.2)."""
+        return loss(self.network, self, variables, batch, key, axis_name)
+
+    def stages(self, setup: Setup) -> list[Stage]:
+        """One joint training, or the paper's four steps, as `method` says."""
+        if self.method == "joint":
+            return [("train", lambda done, folder: Training(setup.variables, self.loss,
+                                                            setup.batches(self.canvases).stream, self.frozen,
+                                                            self.title, setup.seed))]
+        return alternating(self, setup)
+
+    def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
+                proposals: jax.Array | None = None) -> DetectorOutput:
+        """As `Detector.predict`; gives the proposals too."""
+        return _predict(self, variables, canvases, sizes)
 
 
-def anchors_of(features: jax.Array, stride: int, settings: Any) -> jax.Array:
-    """The anchors (A, 4) of a map (..., h, w, C)."""
-    height, width = features.shape[-3:-1]
-    return ops.generate_anchors(height, width, stride, settings.scales, settings.ratios, settings.anchor_style)
+def create(num_classes: int, **values: Any) -> FasterRCNN:
+    """The detector with other values in some of its fields."""
+    return fields.replace(FasterRCNN(num_classes), values)
 
 
-def loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array, *,
-         head: bool = True) -> Any:
-    """The loss of a batch: of the RPN and, with `head`, of the head on its proposals (approximate joint training).
+def loss(network: Network, settings: FasterRCNN, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
+         axis_name: str | None = None, *, rpn_only: bool = False) -> tuple[jax.Array, tuple[Any, Any]]:
+    """The loss of a minibatch: of the RPN and, unless `rpn_only`, of the RoI heads on RoIs sampled of its proposals."""
+    anchor_key, roi_key, dropout = jax.random.split(key, 3)
+    truth, n = Truth.of(batch), len(batch["images"])
 
-    Returns `(loss, (batch_stats, metrics))`.
-    """
-    apply: Any = module.apply
-    n = len(batch["images"])
-    anchor_key, region_key, dropout = jax.random.split(key, 3)
-    truth = Truth.of(batch)
-    features, new = apply(variables, batch["images"], batch["sizes"], train=True, method="features",
-                          mutable=["batch_stats"])
-    stats = new.get("batch_stats", {})
-    anchors = anchors_of(features, module.fast.stride, settings)
-    objectness, deltas = apply(variables, features, method="proposals")
+    def sample(output: RPNOutput) -> RoITargets:
+        proposals = propose(output, batch["sizes"], settings.proposals_train, settings.rpn_nms, settings.min_size)
+        return jax.vmap(partial(roi_targets, settings=settings))(
+            example_keys(roi_key, n, axis_name), proposals.boxes, proposals.mask, truth)
+
+    (output, rois, head), new = network.apply(variables, batch["images"], batch["sizes"], None if rpn_only else sample,
+                                              train=True, rngs={"dropout": dropout}, mutable=["batch_stats"])
     targets = jax.vmap(partial(anchor_targets, settings=settings), (0, None, 0, 0))(
-        jax.random.split(anchor_key, n), anchors, batch["sizes"], truth)
-    of_object, rpn_box = rpn_loss(objectness, deltas, targets)
-    total, metrics = of_object + rpn_box, {"objectness_loss": of_object, "rpn_box_loss": rpn_box}
-    if head:
-        proposed = jax.vmap(partial(propose, settings=settings, stage=settings.proposals_train), (0, 0, None, 0))(
-            objectness, deltas, anchors, batch["sizes"])
-        regions = jax.vmap(partial(region_targets, settings=settings))(
-            jax.random.split(region_key, n), proposed.boxes, proposed.valid, truth)
-        (scores, moved), new = apply({**variables, "batch_stats": stats}, features, regions.rois, train=True,
-                                     method="regions", rngs={"dropout": dropout}, mutable=["batch_stats"])
-        stats = new.get("batch_stats", stats) or stats
-        of_class, of_box = fast_rcnn.region_loss(scores, moved, regions)
-        total += of_class + of_box
-        metrics |= {"class_loss": of_class, "box_loss": of_box, "foreground": (regions.labels > 0).mean()}
-    return total, (stats, metrics)
+        example_keys(anchor_key, n, axis_name), output.anchors, batch["sizes"], truth)
+    terms = rpn_loss(output, targets, axis_name)
+    total, metrics = sum(terms.values(), jnp.float32(0)), dict(terms)
+    if not rpn_only:
+        scores, deltas = head
+        terms = roi_loss(scores, deltas, rois, axis_name)
+        total += sum(terms.values(), jnp.float32(0))
+        metrics |= {**terms, "foreground": (rois.labels > 0).mean()}
+    state = {name: tree for name, tree in variables.items() if name != "params"} | new
+    return total, (state, metrics)
 
 
-def detect(module: FasterRCNN, settings: Any, test: Any, variables: Variables, images: jax.Array, sizes: jax.Array,
-           ) -> tuple[Boxes, Proposed]:
-    """From pixels to the final boxes of one image, and its proposals: `(1, H, W, 3)` uint8, `(1, 2)`. For jit."""
-    apply: Any = module.apply
-    features = apply(variables, images, sizes, method="features")
-    objectness, deltas = apply(variables, features, method="proposals")
-    anchors = anchors_of(features, module.fast.stride, settings)
-    proposed = propose(objectness[0], deltas[0], anchors, sizes[0], settings, settings.proposals_test)
-    scores, moved = apply(variables, features, proposed.boxes[None], method="regions")
-    probabilities = jax.nn.softmax(scores[0])[:, 1:]
-    return common.finish(proposed.boxes, proposed.valid, probabilities, moved[0], sizes[0], test), proposed
+@partial(jax.jit, static_argnums=0)
+def _predict(detector: FasterRCNN, variables: Variables, images: jax.Array, sizes: jax.Array) -> DetectorOutput:
+    def select(output: RPNOutput) -> Proposals:
+        return propose(output, sizes, detector.proposals_test, detector.rpn_nms, detector.min_size)
+    _, rois, (scores, deltas) = detector.network.apply(variables, images, sizes, select)
+    found = postprocess(rois.boxes, rois.mask, jax.nn.softmax(scores)[..., 1:], deltas, sizes, detector.test)
+    return found._replace(proposals=rois.boxes)
 
 
-PARTS = {"fast/trunk": "trunk", "fast/head": "head"}
+# Alternating training
+
+def alternating(detector: FasterRCNN, setup: Setup) -> list[Stage]:
+    """Section 3.2: the RPN, the RoI heads on its proposals, then each again over the heads' trunk, which is frozen."""
+    network, frozen = detector.network, tuple(detector.frozen)
+    # a frozen trunk keeps the running statistics of its batch norm too
+    shared = network.clone(trunk=network.trunk.clone(freeze_norm=True))
+
+    def train(number: int, variables: Variables, objective: Any, stream: Any, frozen: tuple[str, ...]) -> Training:
+        return Training(variables, lambda variables, batch, key, hyper, axis_name: objective(
+            detector, variables, batch, key, axis_name), stream, frozen, f"{detector.title}, step {number} of 4",
+            setup.seed + number)
+
+    def train_rpn(number: int, network: Network, variables: Variables, frozen: tuple[str, ...]) -> Training:
+        return train(number, variables, partial(loss, network, rpn_only=True), setup.batches(detector.canvases).stream,
+                     frozen)
+
+    def train_heads(number: int, network: Network, proposer: Variables, variables: Variables,
+                    frozen: tuple[str, ...]) -> Training:
+        batches = setup.batches(detector.canvases, all_proposals(detector, proposer, setup.images))
+        fast = fast_rcnn.Network(network.trunk, network.roi_heads)
+        return train(number, variables, partial(fast_rcnn.head_loss, fast), batches.stream, frozen)
+
+    def third(done: Mapping[str, Variables]) -> Training:
+        joined = {**done["step2"], "params": {**done["step2"]["params"], "rpn": done["step1"]["params"]["rpn"]}}
+        return train_rpn(3, shared, joined, ("trunk", "roi_heads"))
+
+    return [
+        ("step1", lambda done, folder: train_rpn(1, network, setup.variables, (*frozen, "roi_heads"))),
+        ("step2", lambda done, folder: train_heads(2, network, done["step1"], setup.variables, (*frozen, "rpn"))),
+        ("step3", lambda done, folder: third(done)),
+        ("step4", lambda done, folder: train_heads(4, shared, done["step3"], done["step3"], ("trunk", "rpn")))]
 
 
-def train(config: Any, data: DetectionData, folder: Path, start: Variables) -> Variables:
-    """Trained variables, by approximate joint training or in the paper's four steps, as `method` says.
-
-    `start` holds the variables of trunk and head. Raises UserError for another method.
-    """
-    settings = config.faster_rcnn
-    module = create(backbones.create(config.backbone, config.dtype), len(data.classes), settings)
-    variables = backbones.transplant(initialise(module, config.seed), start, PARTS)
-    batches = Batches(data.train, config.data.canvases, settings.training.batch_size, config.seed,
-                      flip=config.data.flip, jitter=config.data.jitter,
-                      steps_per_canvas=settings.training.steps_per_dispatch)
-    held = tuple(f"fast/{path}" for path in config.backbone.frozen)
-    if settings.method == "joint":
-        return common.train(settings.training, config.seed, folder, variables, partial(loss, module, settings),
-                            batches.stream, held, "Faster R-CNN")
-    if settings.method != "alternating":
-        raise UserError(f"faster_rcnn.method: found {settings.method!r}, expected 'joint' or 'alternating'")
-    return _alternating(config, data, folder, module, variables, batches, held)
-
-
-def _alternating(config: Any, data: DetectionData, folder: Path, module: FasterRCNN, variables: Variables,
-                 batches: Batches, held: tuple[str, ...]) -> Variables:
-    """Section 3.2: the RPN, the detector on its proposals, then each again over the detector's trunk, which is held."""
-    settings = config.faster_rcnn
-    others = tuple(f"fast/{part}" for part in ("head", "classes", "boxes"))
-
-    # a trunk that is held keeps the running statistics of its batch norm too
-    still = module.clone(fast=module.fast.clone(trunk=module.fast.trunk.clone(freeze_norm=True)))
-
-    def step(number: int, variables: Variables, objective: Any, stream: Any, frozen: tuple[str, ...]) -> Variables:
-        return common.train(settings.training, config.seed + number, folder / f"step{number}", variables, objective,
-                            stream, frozen, f"Faster R-CNN, step {number} of 4")
-
-    def fast_step(number: int, module: FasterRCNN, proposer: Variables, variables: Variables,
-                  frozen: tuple[str, ...]) -> Variables:
-        boxes = all_proposals(config, module, proposer, data, settings.proposals_train)
-        with_proposals = Batches(data.train, batches.canvases, batches.batch_size, config.seed, flip=config.data.flip,
-                                 jitter=config.data.jitter, proposals=boxes,
-                                 steps_per_canvas=settings.training.steps_per_dispatch)
-        return step(number, variables, partial(_fast_loss, module, settings), with_proposals.stream, frozen)
-
-    first = step(1, variables, partial(loss, module, settings, head=False), batches.stream, (*held, *others))
-    second = fast_step(2, module, first, variables, (*held, "rpn"))
-    shared = {**second, "params": {**second["params"], "rpn": first["params"]["rpn"]}}
-    third = step(3, shared, partial(loss, still, settings, head=False), batches.stream, ("fast/trunk", *others))
-    return fast_step(4, still, third, third, ("fast/trunk", "rpn"))
-
-
-def _fast_loss(module: FasterRCNN, settings: Any, variables: Variables, batch: Any, key: jax.Array) -> Any:
-    """Fast R-CNN's loss on the proposals of the batch, over variables of the whole network."""
-    own = {k: v.get("fast", {}) for k, v in variables.items()}
-    value, (stats, metrics) = fast_rcnn.loss(module.fast, settings, own, batch, key)
-    return value, ({"fast": stats} if stats else variables["batch_stats"], metrics)
-
-
-def all_proposals(config: Any, module: FasterRCNN, variables: Variables, data: DetectionData,
-                  stage: ConfigDict) -> list[np.ndarray]:
-    """The RPN's proposals (P, 4) for each training image, in its pixels."""
-    settings = config.faster_rcnn
-    apply: Any = module.apply
-
+def all_proposals(detector: FasterRCNN, variables: Variables, images: DetectionSet) -> list[np.ndarray]:
+    """The RPN's training proposals (P, 4) for each image, in its pixels."""
     @jax.jit
-    def program(variables: Variables, images: jax.Array, sizes: jax.Array) -> Proposed:
-        features = apply(variables, images, sizes, method="features")
-        objectness, deltas = apply(variables, features, method="proposals")
-        anchors = anchors_of(features, module.fast.stride, settings)
-        return propose(objectness[0], deltas[0], anchors, sizes[0], settings, stage)
+    def program(variables: Variables, canvases: jax.Array, sizes: jax.Array) -> Proposals:
+        output, _, _ = detector.network.apply(variables, canvases, sizes)
+        return propose(output, sizes, detector.proposals_train, detector.rpn_nms, detector.min_size)
 
     found = []
-    for i in range(len(data.train)):
-        image = data.train.read(i)
-        images, sizes = common.on_canvas(image, config.data.canvases)
-        proposed = jax.device_get(program(variables, images, sizes))
-        found.append(rescale_boxes(proposed.boxes[proposed.valid], sizes[0], image.shape[:2]))
+    for i in range(len(images)):
+        image = images.read(i)
+        canvas, size = detector.preprocess(image)
+        proposed = jax.device_get(program(variables, canvas[None], size[None]))
+        found.append(rescale_boxes(proposed.boxes[proposed.mask], size, image.shape[:2]))
     return found
-
-
-def detector(config: Any, num_classes: int, variables: Variables) -> Detector:
-    """The trained network on single images. The seconds of its proposals are part of "network"."""
-    module = create(backbones.create(config.backbone, config.dtype), num_classes, config.faster_rcnn)
-    program = jax.jit(partial(detect, module, config.faster_rcnn, config.test))
-    variables = jax.device_put(variables)
-
-    def run(image: np.ndarray) -> Found:
-        began = time.perf_counter()
-        images, sizes = common.on_canvas(image, config.data.canvases)
-        ready = time.perf_counter()
-        found, proposed = jax.device_get(program(variables, images, sizes))
-        done = time.perf_counter()
-        detections = common.to_detections(found, sizes[0], image.shape[:2])
-        proposals = rescale_boxes(proposed.boxes[proposed.valid], sizes[0], image.shape[:2])
-        rest = ready - began + time.perf_counter() - done
-        return Found(detections, proposals, {"proposals": 0.0, "network": done - ready, "rest": rest})
-    return run

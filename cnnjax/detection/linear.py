@@ -1,7 +1,6 @@
-"""What R-CNN and SPP-net put on top of a network: linear SVMs and ridge regression on features kept on disk."""
+"""Linear SVMs and ridge regression of boxes on cached features: the last stages of R-CNN and SPP-net."""
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,19 +13,19 @@ from sklearn.svm import LinearSVC
 
 from cnnjax import ops
 from cnnjax.data.detection import DetectionSet, Objects
-from cnnjax.detection.common import Boxes, Detector, Found, Variables, finish, pad_rows, room, to_detections
-from cnnjax.detection.proposals import Cache
+from cnnjax.detection.detector import DetectorOutput, Variables
+from cnnjax.detection.postprocess import Postprocess, postprocess
 from cnnjax.evaluation.voc_ap import iou_matrix
 
 Extract = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""`(image, boxes (R, 4)) -> (pooled (R, F), top (R, D))`: what the boxes are regressed and classified from."""
+"""`(image, boxes (R, 4)) -> (pooled (R, F), features (R, D))`: what boxes are regressed and classified from."""
 
 
 class Regions(NamedTuple):
     """The regions of one training image: the ground truth first, then the proposals."""
 
     boxes: np.ndarray       # (R, 4)
-    top: np.ndarray         # (R, D) float32
+    features: np.ndarray    # (R, D) float32, of the head
     near: np.ndarray        # (M,) which of them overlap an object enough to regress from
     pooled: np.ndarray      # (M, F) float32, of those
 
@@ -39,11 +38,11 @@ def cache_features(data: DetectionSet, proposals: Sequence[np.ndarray], extract:
     for i, file in enumerate(files):
         if not file.exists():
             boxes = np.concatenate([data.objects[i].boxes, proposals[i]])
-            pooled, top = extract(data.read(i), boxes)
+            pooled, features = extract(data.read(i), boxes)
             close = np.flatnonzero(iou_matrix(boxes, data.objects[i].boxes).max(1, initial=0) >= near)
             part = file.with_suffix(f".{os.getpid()}.part")
             with open(part, "wb") as out:
-                np.savez(out, boxes=boxes, top=top, near=close, pooled=pooled[close].astype(np.float16))
+                np.savez(out, boxes=boxes, features=features, near=close, pooled=pooled[close].astype(np.float16))
             part.replace(file)
     return files
 
@@ -51,7 +50,7 @@ def cache_features(data: DetectionSet, proposals: Sequence[np.ndarray], extract:
 def read_features(file: Path) -> Regions:
     """What `cache_features` wrote of one image."""
     with np.load(file) as kept:
-        return Regions(kept["boxes"], kept["top"], kept["near"], kept["pooled"].astype(np.float32))
+        return Regions(kept["boxes"], kept["features"], kept["near"], kept["pooled"].astype(np.float32))
 
 
 def fit_svms(files: Sequence[Path], objects: Sequence[Objects], num_classes: int, settings: Any, seed: int,
@@ -67,14 +66,14 @@ def fit_svms(files: Sequence[Path], objects: Sequence[Objects], num_classes: int
     positives: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     negatives: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     norms = []
-    for file, there in zip(files, objects, strict=True):
+    for file, truth in zip(files, objects, strict=True):
         regions = read_features(file)
-        norms.append(np.linalg.norm(regions.top, axis=1).mean())
-        count = len(there.classes)
+        norms.append(np.linalg.norm(regions.features, axis=1).mean())
+        count = len(truth.classes)
         for c in range(num_classes):
-            positives[c].append(regions.top[:count][(there.classes == c) & ~there.difficult])
-            easy = np.flatnonzero(_negative(regions, there, c, settings.svm_negative))
-            negatives[c].append(regions.top[rng.permutation(easy)[:5]])
+            positives[c].append(regions.features[:count][(truth.classes == c) & ~truth.difficult])
+            easy = np.flatnonzero(_negative(regions, truth, c, settings.svm_negative))
+            negatives[c].append(regions.features[rng.permutation(easy)[:5]])
     scale = 20 / max(float(np.mean(norms)), 1e-6)
 
     weights, bias = np.zeros((positives[0][0].shape[1], num_classes), np.float32), np.zeros(num_classes, np.float32)
@@ -92,12 +91,12 @@ def fit_svms(files: Sequence[Path], objects: Sequence[Objects], num_classes: int
     for c in range(num_classes):
         fit(c)
     waiting = np.zeros(num_classes, int)
-    for file, there in zip(files, objects, strict=True):
+    for file, truth in zip(files, objects, strict=True):
         regions = read_features(file)
-        scores = regions.top * scale @ weights + bias                                   # (R, K)
+        scores = regions.features * scale @ weights + bias                              # (R, K)
         for c in range(num_classes):
-            hard = _negative(regions, there, c, settings.svm_negative) & (scores[:, c] > -1)
-            negatives[c].append(regions.top[hard])
+            hard = _negative(regions, truth, c, settings.svm_negative) & (scores[:, c] > -1)
+            negatives[c].append(regions.features[hard])
             waiting[c] += hard.sum()
             if waiting[c] >= settings.svm_refit:
                 fit(c)
@@ -107,9 +106,9 @@ def fit_svms(files: Sequence[Path], objects: Sequence[Objects], num_classes: int
     return {"weights": weights, "bias": bias, "scale": np.float32(scale)}
 
 
-def _negative(regions: Regions, there: Objects, c: int, threshold: float) -> np.ndarray:
+def _negative(regions: Regions, truth: Objects, c: int, threshold: float) -> np.ndarray:
     """Which regions are negatives of class c: (R,) bool."""
-    return iou_matrix(regions.boxes, there.boxes[there.classes == c]).max(1, initial=0) < threshold
+    return iou_matrix(regions.boxes, truth.boxes[truth.classes == c]).max(1, initial=0) < threshold
 
 
 def fit_ridge(files: Sequence[Path], objects: Sequence[Objects], num_classes: int, settings: Any) -> Variables:
@@ -121,17 +120,17 @@ def fit_ridge(files: Sequence[Path], objects: Sequence[Objects], num_classes: in
     x: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     y: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
     size = 0
-    for file, there in zip(files, objects, strict=True):
+    for file, truth in zip(files, objects, strict=True):
         regions = read_features(file)
         size = regions.pooled.shape[1]
-        if not len(there.classes):
+        if not len(truth.classes):
             continue
-        iou = iou_matrix(regions.boxes[regions.near], there.boxes)                      # (M, G)
+        iou = iou_matrix(regions.boxes[regions.near], truth.boxes)                      # (M, G)
         nearest, best = iou.argmax(1), iou.max(1, initial=0)
         for c in range(num_classes):
-            used = (best >= settings.regress) & (there.classes[nearest] == c) & ~there.difficult[nearest]
+            used = (best >= settings.regress) & (truth.classes[nearest] == c) & ~truth.difficult[nearest]
             x[c].append(regions.pooled[used])
-            y[c].append(np.asarray(ops.encode_boxes(there.boxes[nearest[used]], regions.boxes[regions.near][used])))
+            y[c].append(np.asarray(ops.encode_boxes(truth.boxes[nearest[used]], regions.boxes[regions.near][used])))
     norms = [np.linalg.norm(rows, axis=1) for of_class in x for rows in of_class]
     scale = 20 / max(float(np.concatenate(norms).mean()), 1e-6) if sum(map(len, norms)) else 1.0
 
@@ -172,31 +171,21 @@ def fit(data: DetectionSet, proposals: Sequence[np.ndarray], extract: Extract, n
             "ridge": fit_ridge(files, data.objects, num_classes, settings)}
 
 
-def classify(top: Variables, settings: Any, pooled: jax.Array, features: jax.Array, rois: jax.Array,
-             there: jax.Array, size: jax.Array) -> Boxes:
-    """The final boxes of one image by SVMs and ridge, suppressed a class at `settings.nms`. For jit.
+def init(num_classes: int, pooled: int, features: int) -> Variables:
+    """What `fit` gives, untrained: for so many pooled values and features of a region."""
+    zeros, one = partial(np.zeros, dtype=np.float32), np.float32(1)
+    return {"svm": {"weights": zeros((features, num_classes)), "bias": zeros(num_classes), "scale": one},
+            "ridge": {"weights": zeros((num_classes, pooled, 4)), "bias": zeros((num_classes, 4)), "scale": one}}
 
-    `top` holds the groups "svm" and "ridge"; `pooled` (R, F), `features` (R, D), `rois` (R, 4), `there` (R,).
+
+def classify(linear: Variables, settings: Postprocess, pooled: jax.Array, features: jax.Array, rois: jax.Array,
+             sizes: jax.Array) -> DetectorOutput:
+    """Detections by SVMs and ridge regression, with NMS per class.
+
+    `linear` holds the groups "svm" and "ridge"; `pooled` (N, R, F), `features` (N, R, D), `rois` (N, R, 4) padded with
+    zeros, `sizes` (N, 2).
     """
-    svm, regression = top["svm"], top["ridge"]
-    scores = features * svm["scale"] @ svm["weights"] + svm["bias"]                     # (R, K)
-    deltas = jnp.einsum("rf,kfd->rkd", pooled * regression["scale"], regression["weights"]) + regression["bias"]
-    return finish(rois, there, scores, deltas, size, settings, weights=(1, 1, 1, 1))
-
-
-def detector(extract: Extract, top: Variables, settings: Any, search: Cache) -> Detector:
-    """A detector on single images from features and what `fit` gave."""
-    program = jax.jit(partial(classify, jax.device_put(top), settings))
-
-    def run(image: np.ndarray) -> Found:
-        proposed = search(image)
-        began = time.perf_counter()
-        features = extract(image, proposed.boxes)
-        done = time.perf_counter()
-        size, most = image.shape[:2], room(len(proposed.boxes))
-        rois, there = pad_rows(proposed.boxes, most)
-        pooled, fc = (pad_rows(rows, most)[0] for rows in features)
-        found = jax.device_get(program(pooled, fc, rois, there, np.array(size)))
-        return Found(to_detections(found, size, size), proposed.boxes,
-                     {"proposals": proposed.seconds, "network": done - began, "rest": time.perf_counter() - done})
-    return run
+    svm, regression = linear["svm"], linear["ridge"]
+    scores = features * svm["scale"] @ svm["weights"] + svm["bias"]                     # (N, R, K)
+    deltas = jnp.einsum("nrf,kfd->nrkd", pooled * regression["scale"], regression["weights"]) + regression["bias"]
+    return postprocess(rois, ops.box_area(rois) > 0, scores, deltas, sizes, settings, weights=(1, 1, 1, 1))

@@ -1,4 +1,4 @@
-"""The losses that the detectors share. Every mean is over what is there: padding and ignored rows add nothing."""
+"""Losses that the detectors share: smooth L1, softmax and binary cross-entropy, means over a mask."""
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,32 @@ def smooth_l1(x: jax.Array, beta: float = 1.0) -> jax.Array:
     return jnp.where(size < beta, 0.5 * jnp.square(x) / beta, size - 0.5 * beta)
 
 
-def mean_over(values: jax.Array, there: jax.Array) -> jax.Array:
-    """The mean of the values that are there; exactly 0 when none is, with zero gradients."""
-    return jnp.where(there, values, 0).sum() / jnp.maximum(there.sum(), 1)
+def total_count(count: jax.Array, axis_name: str | None) -> jax.Array:
+    """What a loss is divided by for `count` positives of a device: their mean over the devices of `axis_name`, at
+    least one in all.
+
+    The mean of the devices' losses is then the loss of the whole minibatch on one.
+    """
+    if axis_name is None:
+        return jnp.maximum(count, 1)
+    return jnp.maximum(lax.psum(count, axis_name), 1) / lax.axis_size(axis_name)
 
 
-def class_loss(logits: jax.Array, labels: jax.Array, there: jax.Array) -> jax.Array:
-    """Softmax cross-entropy, `(..., K), (...), (...) -> ()`, the mean over the rows that are there."""
-    return mean_over(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(there, labels, 0)), there)
+def masked_mean(values: jax.Array, mask: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """The mean of the values in the mask; exactly 0 when there is none, with zero gradients."""
+    return jnp.where(mask, values, 0).sum() / total_count(mask.sum(), axis_name)
 
 
-def objectness_loss(logits: jax.Array, positive: jax.Array, there: jax.Array) -> jax.Array:
-    """Binary cross-entropy of logits, `(...), (...), (...) -> ()`, the mean over the rows that are there."""
-    return mean_over(optax.sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype)), there)
+def class_loss(logits: jax.Array, labels: jax.Array, mask: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Softmax cross-entropy, `(..., K), (...), (...) -> ()`, the mean over the rows in the mask."""
+    return masked_mean(optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(mask, labels, 0)), mask,
+                       axis_name)
+
+
+def objectness_loss(logits: jax.Array, positive: jax.Array, mask: jax.Array,
+                    axis_name: str | None = None) -> jax.Array:
+    """Binary cross-entropy of logits, `(...), (...), (...) -> ()`, the mean over the rows in the mask."""
+    return masked_mean(optax.sigmoid_binary_cross_entropy(logits, positive.astype(logits.dtype)), mask, axis_name)
 
 
 def box_loss(deltas: jax.Array, targets: jax.Array, positive: jax.Array, count: jax.Array, beta: float) -> jax.Array:
@@ -35,14 +48,3 @@ def box_loss(deltas: jax.Array, targets: jax.Array, positive: jax.Array, count: 
     """
     rows = smooth_l1(deltas - targets, beta).sum(-1)
     return jnp.where(positive, rows, 0).sum() / jnp.maximum(count, 1)
-
-
-def total_count(count: jax.Array, axis_name: str | None) -> jax.Array:
-    """What a loss is divided by for `count` positives of a device: their mean over the devices of `axis_name`, at
-    least one in all.
-
-    The mean of the devices' losses is then the loss of the whole minibatch on one.
-    """
-    if axis_name is None:
-        return jnp.maximum(count, 1)
-    return jnp.maximum(lax.psum(count, axis_name), 1) / lax.axis_size(axis_name)

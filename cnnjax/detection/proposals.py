@@ -1,16 +1,18 @@
-"""Region proposals from outside the network: selective search (Uijlings et al. 2013) as OpenCV has it, kept on disk."""
+"""Region proposals made outside of the network: selective search (Uijlings et al. 2013) by OpenCV, cached on disk."""
 
 import os
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from cnnjax.data.detection import content_key, rescale_boxes
 from cnnjax.errors import UserError
+from cnnjax.fields import COUNT, setting
 
 
 class Proposals(NamedTuple):
@@ -20,18 +22,27 @@ class Proposals(NamedTuple):
     seconds: float
 
 
-def selective_search(image: np.ndarray, config: Any) -> np.ndarray:
+@dataclass(frozen=True)
+class SelectiveSearch:
+    """Hyperparameters of selective search."""
+
+    mode: str = setting("fast", ("fast", "quality"))
+    side: int = setting(500, "[1, 8192]", "pixels that the longer side of the image is resized to")
+    min_size: int = setting(20, "[0, 8192]", "pixels of a box's sides there")
+    max_proposals: int = setting(2000, COUNT, "of an image")
+
+    def __post_init__(self) -> None:
+        if self.min_size >= self.side:
+            raise UserError(f"config field 'proposals.min_size': found {self.min_size}, expected less than side = "
+                            f"{self.side}")
+
+
+def selective_search(image: np.ndarray, config: SelectiveSearch) -> np.ndarray:
     """The boxes (P, 4) of an image (H, W, 3) uint8, in its pixels; the same image gives the same boxes.
 
     The order is that of Uijlings et al., section 3.3: the regions of the hierarchy from the largest on, each place
     multiplied by a random number, so that the largest do not all come first.
-
-    `config` is the `proposals` group: `mode` "fast" or "quality"; `side`, to which the longer side of the image is
-    brought before (R-CNN: 500); `smallest`, the least side there; `most`, how many are kept. Raises UserError for
-    another mode.
     """
-    if config.mode not in ("fast", "quality"):
-        raise UserError(f"proposals.mode: found {config.mode!r}, expected 'fast' or 'quality'")
     height, width = image.shape[:2]
     factor = config.side / max(height, width)
     size = max(1, round(height * factor)), max(1, round(width * factor))
@@ -45,20 +56,20 @@ def selective_search(image: np.ndarray, config: Any) -> np.ndarray:
     else:
         search.switchToSelectiveSearchQuality()
     x, y, w, h = np.asarray(search.process(), np.float32).reshape(-1, 4).T
-    boxes = np.stack([x, y, x + w, y + h], -1)[(w >= config.smallest) & (h >= config.smallest)]
+    boxes = np.stack([x, y, x + w, y + h], -1)[(w >= config.min_size) & (h >= config.min_size)]
     boxes = np.unique(boxes, axis=0)
     # OpenCV orders by C's rand(); here too large regions come early and by chance, but the same at every call
     rank = np.argsort(np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable")) + 1
     order = np.argsort(rank * np.random.default_rng(0).uniform(size=len(boxes)), kind="stable")
-    return rescale_boxes(boxes[order][: config.most], size, (height, width))
+    return rescale_boxes(boxes[order][: config.max_proposals], size, (height, width))
 
 
 class Cache:
-    """Proposals by the content of the image and the settings that made them, one file each in a folder."""
+    """Proposals by the content of the image and the hyperparameters, one file each in a folder."""
 
-    def __init__(self, folder: Path, config: Any) -> None:
+    def __init__(self, folder: Path, config: SelectiveSearch) -> None:
         self.folder, self.config = folder, config
-        self.settings = f"{config.mode}-{config.side}-{config.smallest}-{config.most}"
+        self.settings = f"{config.mode}-{config.side}-{config.min_size}-{config.max_proposals}"
 
     def __call__(self, image: np.ndarray) -> Proposals:
         file = self.folder / f"{content_key(image)}-{self.settings}.npz"

@@ -1,32 +1,36 @@
 """SPP-net: He, Zhang, Ren and Sun 2014. One pass over the image; each region is pooled into a pyramid."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnjax import ops
-from cnnjax.data.detection import Batches, DetectionData, rescale_boxes
-from cnnjax.detection import backbones, common, linear
-from cnnjax.detection.backbones import DenseHead
-from cnnjax.detection.common import Detector, Variables
+from cnnjax import fields, ops
+from cnnjax.data.detection import fit_canvas, rescale_boxes
+from cnnjax.detection import backbones, linear
+from cnnjax.detection.backbones import Backbone, DenseHead, only
+from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
+from cnnjax.detection.inference import next_power_of_two
 from cnnjax.detection.losses import class_loss
-from cnnjax.detection.proposals import Cache
-from cnnjax.detection.targets import Truth, region_targets
+from cnnjax.detection.postprocess import Postprocess
+from cnnjax.detection.proposals import SelectiveSearch
+from cnnjax.detection.stages import Setup, Stage, Training
+from cnnjax.detection.targets import Truth, check_background, roi_targets
+from cnnjax.fields import COUNT, NATURAL, POSITIVE, SHARE, setting
 
 
-class SPPNet(nn.Module):
+class Network(nn.Module):
     """A trunk at several scales, a spatial pyramid of each region, fully connected layers (section 4)."""
 
     trunk: nn.Module
     head: nn.Module
     num_classes: int
-    stride: int
     levels: Sequence[int] = (1, 2, 3, 6)
     scales: Sequence[float] = (1.0,)        # the sizes of the image, as multiples of its canvas
     target: float = 224.0                   # a region is read at the scale that brings it nearest to target^2 pixels
@@ -46,22 +50,23 @@ class SPPNet(nn.Module):
         for s, scale in enumerate(self.scales):
             shape = (n, round(height * scale), round(width * scale), channels)
             resized = images if scale == 1 else jax.image.resize(images.astype(jnp.float32), shape, "linear")
-            maps = self.trunk(resized, jnp.round(sizes * scale).astype(int), train=False)
-            pool = partial(ops.roi_pyramid_pool, spatial_scale=scale / self.stride, levels=self.levels)
-            here = jax.vmap(pool)(maps, rois)
-            pooled = here if pooled is None else jnp.where((best == s)[..., None], here, pooled)
+            features, stride = only(self.trunk(resized, jnp.round(sizes * scale).astype(int), train=False))
+            pool = partial(ops.roi_pyramid_pool, spatial_scale=scale / stride, levels=self.levels)
+            at_scale = jax.vmap(pool)(features, rois)
+            pooled = at_scale if pooled is None else jnp.where((best == s)[..., None], at_scale, pooled)
         assert pooled is not None
         return pooled
 
-    def top(self, pyramids: jax.Array, *, train: bool = False) -> jax.Array:
+    def features(self, pyramids: jax.Array, *, train: bool = False) -> jax.Array:
         """The fully connected layers: `(R, F) -> (R, D)`."""
         return self.head(pyramids, train=train)
 
     def __call__(self, images: jax.Array, sizes: jax.Array, rois: jax.Array, *, train: bool = False) -> jax.Array:
-        """Scores `(N, R, K + 1)`, background first."""
+        """Logits `(N, R, K + 1)`, background first."""
         pyramids = jax.lax.stop_gradient(self.pyramids(images, sizes, rois))
         n, r, f = pyramids.shape
-        return self.classes(self.top(pyramids.reshape(n * r, f), train=train).astype(jnp.float32)).reshape(n, r, -1)
+        return self.classes(self.features(pyramids.reshape(n * r, f), train=train).astype(jnp.float32)
+                            ).reshape(n, r, -1)
 
 
 class SPPClassifier(nn.Module):
@@ -79,75 +84,123 @@ class SPPClassifier(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         sizes = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
-        features = self.trunk(images, sizes, train=train)
+        features, _ = only(self.trunk(images, sizes, train=train))
         x = self.head(jax.vmap(partial(ops.spatial_pyramid_pool, levels=self.levels))(features), train=train)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.normal(0.01), name="classes")(
             x.astype(jnp.float32))
 
 
-def create(config: Any, num_classes: int) -> SPPNet:
-    """The network over the trunk of `config.backbone`; its fully connected layers are its own."""
-    backbone, settings = backbones.create(config.backbone, config.dtype), config.sppnet
-    head = DenseHead(config.backbone.hidden, config.backbone.dropout, dtype=backbone.dtype)
-    return SPPNet(backbone.trunk, head, num_classes, backbone.stride, settings.levels, settings.scales, settings.target)
+@dataclass(frozen=True)
+class SPPNet:
+    """SPP-net; the defaults are the paper's, for VOC 2007. Its fully connected layers are its own."""
+
+    num_classes: int
+    backbone: Backbone = field(default_factory=Backbone)
+    dtype: str = setting("float32", ("float32", "bfloat16"), "of activations")
+    canvases: Sizes = ((600, 1000), (1000, 600))
+    proposals: SelectiveSearch = field(default_factory=SelectiveSearch)
+    levels: Sequence[int] = setting((1, 2, 3, 6), "[1, 64]", "bins a side", length=0)
+    scales: Sequence[float] = setting((0.8, 0.96, 1.1467, 1.44, 2.0), "(0, 16]", "of the canvas: 480, 576, 688, 864, "
+                                      "1200 of 600", length=0)
+    target: float = setting(224.0, "[1, 8192]", "a region is read at the scale that brings it nearest to this side")
+    rois: int = setting(64, COUNT, "sampled of each image")
+    fraction: float = setting(0.25, SHARE, "of them foreground, at most")
+    foreground: float = setting(0.5, SHARE, "IoU from which an RoI is an object")
+    background: tuple[float, float] = setting((0.1, 0.5), SHARE, "IoU of an RoI that is background", length=2)
+    regress: float = setting(0.5, SHARE, "IoU from which boxes are regressed")
+    svm_c: float = setting(1e-3, POSITIVE, "penalty of the SVMs' errors")
+    svm_negative: float = setting(0.3, SHARE, "IoU under which a region is a negative of an SVM")
+    svm_refit: int = setting(2000, COUNT, "hard negatives after which an SVM is fitted again")
+    ridge: float = setting(1000.0, NATURAL, "penalty of box regression")
+    test: Postprocess = field(default_factory=lambda: Postprocess(score_threshold=-1.0))
+
+    title: ClassVar[str] = "SPP-net"
+    needs_proposals: ClassVar[bool] = True
+    default_score_threshold: ClassVar[float] = 0.0      # the plane of an SVM
+    pretrained: ClassVar[Mapping[str, str]] = {"trunk": "trunk"}
+    frozen: ClassVar[tuple[str, ...]] = ("trunk/",)
+
+    def __post_init__(self) -> None:
+        check_background("sppnet", self.background)
+
+    @cached_property
+    def network(self) -> Network:
+        trunk, _, _ = backbones.create(self.backbone, self.dtype)
+        head = DenseHead(self.backbone.hidden, self.backbone.dropout, dtype=self.dtype)
+        return Network(trunk, head, self.num_classes, self.levels, self.scales, self.target)
+
+    def preprocess(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Detector.preprocess`; the canvas is that of scale 1."""
+        return fit_canvas(image, self.canvases)
+
+    def init(self, key: jax.Array) -> Variables:
+        """Random variables, with SVMs and box regression of zeros."""
+        inputs = jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64), jnp.zeros((1, 1, 4))
+        variables = jax.jit(partial(self.network.init, train=False))(key, *inputs)
+        pyramids = jax.eval_shape(lambda: self.network.apply(variables, *inputs, method="pyramids"))
+        return {**variables, "linear": linear.init(self.num_classes, pyramids.shape[-1], self.backbone.hidden[-1])}
+
+    def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, hyper: Any,
+             axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
+        """Softmax cross-entropy of sampled RoIs, by which the fully connected layers are fine-tuned."""
+        sample_key, dropout = jax.random.split(key)
+        targets = jax.vmap(partial(roi_targets, settings=self))(
+            example_keys(sample_key, len(batch["images"]), axis_name), batch["proposals"], batch["proposals_valid"],
+            Truth.of(batch))
+        scores = self.network.apply(variables, batch["images"], batch["sizes"], targets.boxes, train=True,
+                                    rngs={"dropout": dropout})
+        state = {name: tree for name, tree in variables.items() if name != "params"}
+        return (class_loss(scores, targets.labels, targets.mask, axis_name),
+                (state, {"foreground": (targets.labels > 0).mean()}))
+
+    def stages(self, setup: Setup) -> list[Stage]:
+        """Fine-tuning of the fully connected layers, then SVMs and box regression on features kept in "features"."""
+        def finetune(done: Mapping[str, Variables], folder: Path) -> Training:
+            variables = {name: tree for name, tree in setup.variables.items() if name != "linear"}
+            return Training(variables, self.loss, setup.batches(self.canvases, setup.proposals()).stream, self.frozen,
+                            self.title, setup.seed)
+
+        def classify(done: Mapping[str, Variables], folder: Path) -> Variables:
+            variables = done["finetune"]
+            return {**variables, "linear": linear.fit(setup.images, setup.proposals(), self.extractor(variables),
+                                                      self.num_classes, self, setup.seed, folder / "features")}
+        return [("finetune", finetune), ("linear", classify)]
+
+    def extractor(self, variables: Variables) -> linear.Extract:
+        """The pyramids and the fully connected features of the boxes of an image."""
+        network = jax.device_put({name: tree for name, tree in variables.items() if name != "linear"})
+
+        def extract(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            canvas, size = self.preprocess(image)
+            rois = np.zeros((1, next_power_of_two(len(boxes)), 4), np.float32)
+            rois[0, : len(boxes)] = rescale_boxes(boxes, image.shape[:2], size)
+            pyramids, features = jax.device_get(_features(self, network, canvas[None], size[None], rois))
+            return pyramids[0, : len(boxes)], features[0, : len(boxes)]
+        return extract
+
+    def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
+                proposals: jax.Array | None = None) -> DetectorOutput:
+        """As `Detector.predict`."""
+        return _predict(self, variables, canvases, sizes, proposals)
 
 
-def initialise(module: SPPNet, seed: int) -> Variables:
-    """Random variables."""
-    return jax.jit(partial(module.init, train=False))(
-        jax.random.key(seed), jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64), jnp.zeros((1, 1, 4)))
+def create(num_classes: int, **values: Any) -> SPPNet:
+    """The detector with other values in some of its fields."""
+    return fields.replace(SPPNet(num_classes), values)
 
 
-def loss(module: SPPNet, settings: Any, variables: Variables, batch: Any, key: jax.Array) -> Any:
-    """Softmax cross-entropy of sampled regions: `(loss, (batch_stats, metrics))`."""
-    sample_key, dropout = jax.random.split(key)
-    targets = jax.vmap(partial(region_targets, settings=settings))(
-        jax.random.split(sample_key, len(batch["images"])), batch["proposals"], batch["proposals_valid"],
-        Truth.of(batch))
-    scores = cast(jax.Array, module.apply(variables, batch["images"], batch["sizes"], targets.rois, train=True,
-                                          rngs={"dropout": dropout}))
-    value = class_loss(scores, targets.labels, targets.there)
-    return value, (variables["batch_stats"], {"foreground": (targets.labels > 0).mean()})
+@partial(jax.jit, static_argnums=0)
+def _features(detector: SPPNet, variables: Variables, images: jax.Array, sizes: jax.Array,
+              rois: jax.Array) -> tuple[jax.Array, jax.Array]:
+    pyramids = detector.network.apply(variables, images, sizes, rois, method="pyramids")
+    n, r, f = pyramids.shape
+    features = detector.network.apply(variables, pyramids.reshape(n * r, f), method="features")
+    return pyramids, features.reshape(n, r, -1)
 
 
-def extractor(config: Any, module: SPPNet, variables: Variables) -> linear.Extract:
-    """The pyramids and the fully connected features of the boxes of an image."""
-
-    @jax.jit
-    def program(variables: Variables, images: jax.Array, sizes: jax.Array, rois: jax.Array) -> Any:
-        pyramids = cast(jax.Array, module.apply(variables, images, sizes, rois[None], method="pyramids"))[0]
-        return pyramids, module.apply(variables, pyramids, method="top")
-
-    variables = jax.device_put(variables)
-
-    def extract(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images, sizes = common.on_canvas(image, config.data.canvases)
-        rois, _ = common.pad_rows(rescale_boxes(boxes, image.shape[:2], sizes[0]), common.room(len(boxes)))
-        pyramids, top = jax.device_get(program(variables, images, sizes, rois))
-        return pyramids[: len(boxes)], top[: len(boxes)]
-    return extract
-
-
-def train(config: Any, data: DetectionData, folder: Path, start: Variables, proposals: Sequence[np.ndarray],
-          ) -> Variables:
-    """Tuning of the layers after the pyramid, features to disk, SVMs, box regression. `start` holds the trunk.
-
-    Returns the network's variables with the groups "svm" and "ridge" beside them.
-    """
-    classes, settings = len(data.classes), config.sppnet
-    module = create(config, classes)
-    variables = {"batch_stats": {}, **backbones.transplant(initialise(module, config.seed), start, {"trunk": "trunk"})}
-    batches = Batches(data.train, config.data.canvases, settings.training.batch_size, config.seed,
-                      flip=config.data.flip, jitter=config.data.jitter, proposals=proposals,
-                      steps_per_canvas=settings.training.steps_per_dispatch)
-    variables = common.train(settings.training, config.seed, folder / "finetune", variables,
-                             partial(loss, module, settings), batches.stream, ("trunk",), "SPP-net")
-    return {**variables, "top": linear.fit(data.train, proposals, extractor(config, module, variables), classes,
-                                           settings, config.seed, folder / "features")}
-
-
-def detector(config: Any, num_classes: int, variables: Variables, search: Cache) -> Detector:
-    """The trained detector on single images."""
-    module = create(config, num_classes)
-    extract = extractor(config, module, {k: v for k, v in variables.items() if k != "top"})
-    return linear.detector(extract, variables["top"], config.sppnet.test, search)
+@partial(jax.jit, static_argnums=0)
+def _predict(detector: SPPNet, variables: Variables, images: jax.Array, sizes: jax.Array,
+             rois: jax.Array) -> DetectorOutput:
+    network = {name: tree for name, tree in variables.items() if name != "linear"}
+    pyramids, features = _features(detector, network, images, sizes, rois)
+    return linear.classify(variables["linear"], detector.test, pyramids, features, rois, sizes)

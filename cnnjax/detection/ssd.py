@@ -18,9 +18,9 @@ import optax
 from jax import lax
 
 from cnnjax import ops
-from cnnjax.detection.common import BOX_WEIGHTS
 from cnnjax.detection.detector import DetectorOutput, Variables
 from cnnjax.detection.losses import smooth_l1, total_count
+from cnnjax.detection.postprocess import BOX_WEIGHTS
 from cnnjax.detection.targets import Truth
 from cnnjax.errors import UserError
 from cnnjax.models.layers import BatchNorm, conv
@@ -170,7 +170,7 @@ class SSD:
         count = total_count(positives, axis_name)
         class_loss, box_loss = of_class.sum() / count, of_box.sum() / count
         metrics = {"class_loss": class_loss, "box_loss": box_loss, "positives": positives / len(logits)}
-        return class_loss + box_loss, (new.get("batch_stats", {}), metrics)
+        return class_loss + box_loss, (dict(new), metrics)
 
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
                 proposals: jax.Array | None = None) -> DetectorOutput:
@@ -192,9 +192,9 @@ def ssd_targets(default_boxes: jax.Array, truth: Truth, match_iou: float) -> tup
     boxes, overlaps one best, and -1, ignored, for one of the background near a difficult object. Where two objects
     have the same best box the later one has it. The deltas lead to the object, and are 0 where there is none.
     """
-    matches = ops.match_boxes(default_boxes, truth.boxes, truth.valid, match_iou, match_iou, ignored=truth.difficult)
+    matches = ops.match_boxes(default_boxes, truth.boxes, truth.mask, match_iou, match_iou, ignored=truth.difficult)
     iou = ops.box_iou(truth.boxes, default_boxes)                                       # (G, A)
-    learnt = truth.valid & ~truth.difficult & (iou.max(1) > 0)
+    learnt = truth.mask & ~truth.difficult & (iou.max(1) > 0)
     best = jnp.where(learnt, iou.argmax(1), len(default_boxes))                         # out of range: dropped
     owner = jnp.full(len(default_boxes), -1).at[best].max(jnp.arange(len(best)), mode="drop")
     positive = (owner >= 0) | (matches.labels == ops.POSITIVE)

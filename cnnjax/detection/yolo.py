@@ -115,11 +115,11 @@ def cell_targets(truth: Truth, size: jax.Array, grid: int) -> CellTargets:
     centre = grid * 0.5 * (corners[:, :2] + corners[:, 2:])
     place = jnp.clip(jnp.floor(centre), 0, grid - 1)
     cell = (place[:, 1] * grid + place[:, 0]).astype(jnp.int32)
-    learnt = truth.valid & ~truth.difficult & (ops.box_area(truth.boxes) > 0)
+    learnt = truth.mask & ~truth.difficult & (ops.box_area(truth.boxes) > 0)
     nowhere, rows = grid * grid, jnp.arange(len(cell))
     first = jnp.full(nowhere, len(cell)).at[jnp.where(learnt, cell, nowhere)].min(rows, mode="drop")
     objects = first < len(cell)
-    difficult = jnp.where(truth.valid & truth.difficult, cell, nowhere)
+    difficult = jnp.where(truth.mask & truth.difficult, cell, nowhere)
     ignored = jnp.zeros(nowhere, bool).at[difficult].set(True, mode="drop") & ~objects
     first = jnp.where(objects, first, 0)
     boxes = jnp.concatenate([centre - place, jnp.sqrt(jnp.maximum(corners[:, 2:] - corners[:, :2], 0))], -1)
@@ -217,7 +217,7 @@ class YOLO:
 
         terms = jax.tree.map(jnp.mean, jax.vmap(one)(outputs, batch["sizes"], Truth.of(batch)))
         metrics = {f"{name}_loss": value for name, value in terms._asdict().items()}
-        return sum(terms, jnp.float32(0)), (new.get("batch_stats", {}), metrics)
+        return sum(terms, jnp.float32(0)), (dict(new), metrics)
 
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
                 proposals: jax.Array | None = None) -> DetectorOutput:

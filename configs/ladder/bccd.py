@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     # Red cells touch and their borders are faint: "fast" misses more of them.
     config.proposals.mode = "quality"
     config.proposals.side = 320
-    config.proposals.smallest = 10          # platelets are 12 and more
-    config.proposals.most = 1000
+    config.proposals.min_size = 10          # platelets are 12 and more
+    config.proposals.max_proposals = 1000
 
     config.rcnn.side, config.rcnn.context = 56, 4
     config.rcnn.training = shortened(400, 64, 0.01)
@@ -49,9 +49,9 @@ def get_config() -> ConfigDict:
     faster.rpn_channels = 64
     faster.border = 1e9                     # cells cut by the side are wanted
     faster.rois = 64
-    faster.smallest = 6.0
-    faster.proposals_train.update(before=1000, after=300)
-    faster.proposals_test.update(before=1000, after=200)
+    faster.min_size = 6.0
+    faster.proposals_train.update(pre_nms_top_n=1000, post_nms_top_n=300)
+    faster.proposals_test.update(pre_nms_top_n=1000, post_nms_top_n=200)
     faster.training = shortened(3000, 2, 0.02)
 
     # One red cell in twenty overlaps another by an IoU of 0.3, one in a hundred by 0.47 (training images).

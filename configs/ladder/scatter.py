@@ -31,8 +31,8 @@ def get_config() -> ConfigDict:
     config.pretraining = shortened(500, 64, 0.02)
 
     config.proposals.side = 128
-    config.proposals.smallest = 8
-    config.proposals.most = 256
+    config.proposals.min_size = 8
+    config.proposals.max_proposals = 256
 
     config.rcnn.side, config.rcnn.context = 56, 4
     config.rcnn.training = shortened(400, 64, 0.01)
@@ -49,8 +49,8 @@ def get_config() -> ConfigDict:
     faster.border = 1e9                     # so near the side as digits lie, all anchors are wanted
     faster.positive = 0.6
     faster.rpn_batch, faster.rois = 64, 32
-    faster.smallest = 4.0
-    faster.proposals_train.update(before=500, after=100)
-    faster.proposals_test.update(before=300, after=50)
+    faster.min_size = 4.0
+    faster.proposals_train.update(pre_nms_top_n=500, post_nms_top_n=100)
+    faster.proposals_test.update(pre_nms_top_n=300, post_nms_top_n=50)
     faster.training = shortened(1000, 4, 0.02)
     return config

@@ -9,12 +9,14 @@ from cnnjax.errors import UserError
 from configs.ladder import defaults
 
 
-def shapes(backbone, height, width):
-    """The shapes of the map and of the head's vectors, without computing them."""
+def shapes(backbone, pool, height, width):
+    """The shapes of the last level and of the head's vectors, without computing them."""
     def run(key):
-        images = jnp.zeros((1, height, width, 3), jnp.uint8)
-        features, _ = backbone.trunk.init_with_output(key, images, jnp.array([[height, width]]), train=False)
-        pooled = jnp.zeros((2, backbone.pool, backbone.pool, features.shape[-1]))
+        images, sizes = jnp.zeros((1, height, width, 3), jnp.uint8), jnp.array([[height, width]])
+        levels = backbone.trunk.apply(backbone.trunk.init(key, images, sizes), images, sizes)
+        features, stride = list(levels.values())[-1]
+        assert stride == backbone.stride
+        pooled = jnp.zeros((2, pool, pool, features.shape[-1]))
         return features, backbone.head.init_with_output(key, pooled, train=False)[0]
     return [x.shape for x in jax.eval_shape(run, jax.random.key(0))]
 
@@ -23,11 +25,11 @@ def test_vgg16_and_resnet50_c4_are_the_papers():
     config = defaults.ladder().backbone
     vgg = backbones.create(config)
     assert vgg.stride == 16
-    assert shapes(vgg, 600, 800) == [(1, 37, 50, 512), (2, 4096)]
+    assert shapes(vgg, 7, 600, 800) == [(1, 37, 50, 512), (2, 4096)]
     config.update(name="resnet50", stage="stage3", head="stage", pool=14)
     c4 = backbones.create(config)
     assert c4.stride == 16
-    assert shapes(c4, 600, 800) == [(1, 38, 50, 1024), (2, 2048)]
+    assert shapes(c4, 14, 600, 800) == [(1, 38, 50, 1024), (2, 2048)]
     config.update(name="resnet20", stage="stage3", head="dense", hidden=(8,), pool=7)
     assert backbones.create(config).stride == 4
 
@@ -45,15 +47,20 @@ def test_a_mistaken_field_is_named(fields, message):
         backbones.create(config)
 
 
-def test_frozen_parameters_are_set_apart():
-    params = {"trunk": {"net": {"conv1": {"kernel": 1}, "conv2": {"kernel": 2}}}, "head": {"fc6": {"kernel": 3}}}
-    trained, held = backbones.split(params, ("trunk/net/conv1", "head"))
-    assert held == {"trunk/net/conv1/kernel": 1, "head/fc6/kernel": 3}
-    assert trained == {"trunk/net/conv2/kernel": 2}
-    assert backbones.nested(trained | held) == params
-    assert backbones.split(params, ())[1] == {}
-    with pytest.raises(UserError, match="no parameter begins with 'trunk/net/conv9'"):
-        backbones.split(params, ("trunk/net/conv9",))
+def test_several_stages_are_levels_with_their_strides():
+    config = defaults.ladder().backbone
+    config.update(name="resnet50", stage="stage4")
+    trunk = backbones.create(config, stages=("stage1", "stage2", "stage3", "stage4")).trunk
+    images, sizes = jnp.zeros((1, 64, 96, 3), jnp.uint8), jnp.array([[64, 96]])
+    strides = {}
+
+    def run(key):
+        levels = trunk.apply(trunk.init(key, images, sizes), images, sizes)
+        strides.update({name: stride for name, (_, stride) in levels.items()})
+        return [features for features, _ in levels.values()]
+    shapes = [x.shape for x in jax.eval_shape(run, jax.random.key(0))]
+    assert strides == {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32}
+    assert shapes == [(1, 16, 24, 256), (1, 8, 12, 512), (1, 4, 6, 1024), (1, 2, 3, 2048)]
 
 
 def test_transplanted_layers_are_checked_by_name_and_shape():
@@ -76,8 +83,8 @@ def test_what_lies_outside_the_image_is_zero_to_the_network():
             seen.append(x)
             return {"here": x}
 
-    trunk = backbones.Trunk(Look(), "here", (0.5,) * 3, (0.25,) * 3)
-    out = trunk.apply({}, jnp.full((1, 4, 6, 3), 255, jnp.uint8), jnp.array([[2, 5]]), train=False)
+    trunk = backbones.Trunk(Look(), {"here": 1}, (0.5,) * 3, (0.25,) * 3)
+    out, _ = backbones.only(trunk.apply({}, jnp.full((1, 4, 6, 3), 255, jnp.uint8), jnp.array([[2, 5]])))
     np.testing.assert_array_equal(out[0, :2, :5], 2)
     assert not out[0, 2:].any()
     assert not out[0, :, 5:].any()
@@ -105,12 +112,10 @@ def test_truncated_svd_is_exact_at_full_rank_and_the_best_below():
     ({"name": "plain20", "stage": "stage2", "head": "stage"}, "head/stage3_block3/conv2/kernel"),
 ])
 def test_a_classifier_s_layers_fit_the_detector_of_its_name(fields, moved):
-    config = defaults.ladder().backbone
-    config.update(fields)
-    module = rcnn.create(backbones.create(config), 20)
-    key = jax.random.key(0)
-    detector = jax.eval_shape(lambda: module.init(key, jnp.zeros((1, 224, 224, 3), jnp.uint8)))
-    source = jax.eval_shape(lambda: models.create(config.name, num_classes=1000).init(key, jnp.zeros((1, 224, 224, 3))))
+    key, made = jax.random.key(0), rcnn.create(20, backbone=fields)
+    detector = jax.eval_shape(lambda: made.init(key))
+    source = jax.eval_shape(lambda: models.create(made.backbone.name, num_classes=1000).init(
+        key, jnp.zeros((1, 224, 224, 3))))
     out = backbones.transplant(detector, source, {"trunk/net": "", "head": ""})
     assert moved in backbones.flat(out["params"])
     assert jax.tree.structure(out) == jax.tree.structure(dict(detector))

@@ -1,9 +1,10 @@
 """Landscape and portrait images train together, and a run of them goes on where it stopped."""
 
+import jax
 import numpy as np
 
 from cnnjax.data.detection import DetectionData, DetectionSet, Objects
-from cnnjax.detection import backbones, detectors, faster_rcnn, rcnn
+from cnnjax.detection import backbones, inference, pretraining, settings, stages
 from cnnjax.training import workdir as workdirs
 from tests.detection import tiny_ladder
 
@@ -28,11 +29,15 @@ def test_two_canvases_train_several_steps_a_dispatch_and_resume_to_the_same_bits
     data = two_orientations()
     phase = config.faster_rcnn.training
     phase.update(steps=12, batch_size=2, log_every=1, checkpoint_every=4, steps_per_dispatch=3)
-    begin = rcnn.initialise(rcnn.create(backbones.create(config.backbone, config.dtype), 1), config.rcnn.side, 0)
+    detector, rcnn = (settings.detector_of(config, name, 1) for name in ("faster_rcnn", "rcnn"))
+    begin = pretraining.init_variables(detector, 0, rcnn.init(jax.random.key(0)))
+    setup = stages.Setup(data.train, phase, 0, config.data.flip, config.data.jitter, begin, list)
+    trained = {}
 
     def train(folder, steps):
         phase.steps = steps
-        return backbones.flat(faster_rcnn.train(config, data, folder, begin)["params"])
+        trained.update(stages.run(stages.stages_of(detector, setup), phase, folder))
+        return backbones.flat(trained["params"])
 
     whole = train(tmp_path / "whole", 12)
     train(tmp_path / "parts", 4)            # ends within a block of steps that share a canvas
@@ -42,8 +47,6 @@ def test_two_canvases_train_several_steps_a_dispatch_and_resume_to_the_same_bits
     rows = workdirs.read_rows(tmp_path / "whole" / workdirs.METRICS)
     assert [row["step"] for row in rows] == list(range(1, 13))
     assert rows == workdirs.read_rows(tmp_path / "parts" / workdirs.METRICS)
-    found = detectors.detector("faster_rcnn", config, 1, faster_rcnn.train(config, data, tmp_path / "parts", begin),
-                               None)
     for i in (0, 9):
-        boxes = found(data.train.read(i)).detections.boxes
+        boxes = inference.predict(detector, trained, data.train.read(i)).detections.boxes
         assert (boxes[:, 2] <= data.train.sizes[i][1] + 1e-3).all()

@@ -4,21 +4,21 @@ import json
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from cnnjax.detection import detect
-from cnnjax.detection.common import Detections, Found
+from cnnjax.detection import detect, faster_rcnn
+from cnnjax.detection.inference import Prediction
+from cnnjax.detection.saved import Saved
 from cnnjax.errors import UserError
+from cnnjax.evaluation.voc_ap import Detections
 from cnnjax.reporting import boxes
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Detection into `out` of images named relative to the test's folder."""
-    found = Found(Detections(np.array([[1, 1, 6, 6.0]]), np.array([0.9]), np.array([0])), np.zeros((0, 4)), {})
-    monkeypatch.setattr(detect.common, "load", lambda folder: ("faster_rcnn", ("cat",), ConfigDict({"proposals": {
-        "mode": "fast", "side": 1, "smallest": 1, "most": 1}}), {}))
-    monkeypatch.setattr(detect.detectors, "detector", lambda *arguments: lambda image: found)
+    found = Prediction(Detections(np.array([[1, 1, 6, 6.0]]), np.array([0.9]), np.array([0])), np.zeros((0, 4)), {})
+    monkeypatch.setattr(detect.saved, "load", lambda folder: Saved(faster_rcnn.create(1), ("cat",), {}))
+    monkeypatch.setattr(detect.inference, "predict", lambda *arguments: found)
 
     def run(*names, out="out"):
         (tmp_path / out).mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import ops
 from cnnjax.data.detection import DetectionSet, Objects
 from cnnjax.detection import linear
+from cnnjax.detection.postprocess import Postprocess
 from cnnjax.evaluation.voc_ap import iou_matrix
 
 SETTINGS = ConfigDict({"svm_c": 1e-2, "svm_negative": 0.3, "svm_refit": 50, "ridge": 1e-3, "regress": 0.5})
@@ -26,9 +27,10 @@ def test_ridge_by_either_matrix_is_the_closed_form():
         np.testing.assert_allclose(w, other, rtol=1e-4, atol=1e-6)
 
 
-def classify(top, threshold, *arrays):
-    settings = ConfigDict({"score_threshold": threshold, "nms": 0.3, "most": 10})
-    return jax.jit(partial(linear.classify, top, settings))(*arrays)
+def classify(variables, threshold, *arrays):
+    settings = Postprocess(score_threshold=threshold, nms=0.3, max_detections=10)
+    found = jax.jit(partial(linear.classify, variables, settings))(*(x[None] for x in arrays))
+    return jax.tree.map(lambda x: x[0], found)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +59,11 @@ def trained(tmp_path_factory):
 
 
 def test_svms_and_regression_find_what_the_features_say(trained):
-    data, proposals, extract, top, _ = trained
+    data, proposals, extract, variables, _ = trained
     pooled, features = extract(np.full((1, 1, 3), 3, np.uint8), proposals[3])
-    found = classify(top, 0.0, jnp.array(pooled), jnp.array(features), jnp.array(proposals[3]),
-                     jnp.ones(len(proposals[3]), bool), jnp.array([300, 300]))
-    kept = np.asarray(found.valid)
+    found = classify(variables, 0.0, jnp.array(pooled), jnp.array(features), jnp.array(proposals[3]),
+                     jnp.array([300, 300]))
+    kept = np.asarray(found.mask)
     assert sorted(np.asarray(found.classes)[kept].tolist()) == [0, 1]
     for box, cls in zip(np.asarray(found.boxes)[kept], np.asarray(found.classes)[kept], strict=True):
         np.testing.assert_allclose(box, data.objects[3].boxes[cls], atol=1.0)
@@ -79,8 +81,8 @@ def test_a_class_without_objects_is_never_found(tmp_path):
     data = DetectionSet(("a",), np.array([[20, 20]]), (Objects.of([((0, 0, 9, 9), 0, False, False)]),),
                         lambda i: np.zeros((20, 20, 3), np.uint8))
     proposals = [np.array([[0, 0, 9, 9], [10, 10, 19, 19]], np.float32)]
-    top = linear.fit(data, proposals, lambda image, boxes: (np.ones((3, 2)), np.array([[1.0], [1], [-1]])), 2,
+    variables = linear.fit(data, proposals, lambda image, boxes: (np.ones((3, 2)), np.array([[1.0], [1], [-1]])), 2,
                      SETTINGS, 0, tmp_path)
-    found = classify(top, -1.0, jnp.ones((2, 2)), jnp.array([[1.0], [-1.0]]), jnp.array(proposals[0]),
-                     jnp.ones(2, bool), jnp.array([20, 20]))
-    assert set(np.asarray(found.classes)[np.asarray(found.valid)]) == {0}
+    found = classify(variables, -1.0, jnp.ones((2, 2)), jnp.array([[1.0], [-1.0]]), jnp.array(proposals[0]),
+                     jnp.array([20, 20]))
+    assert set(np.asarray(found.classes)[np.asarray(found.mask)]) == {0}

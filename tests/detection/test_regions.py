@@ -11,19 +11,19 @@ import pytest
 from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
-from cnnjax import ops
+from cnnjax import fields, ops
 from cnnjax.data import scatter
 from cnnjax.data.detection import Objects
-from cnnjax.detection import common, rcnn, sppnet
+from cnnjax.detection import rcnn, sppnet, stages
 from cnnjax.detection.backbones import DenseHead, Small, Trunk
 from cnnjax.detection.losses import class_loss
-from cnnjax.detection.proposals import Cache, selective_search
+from cnnjax.detection.proposals import Cache, SelectiveSearch, selective_search
 from cnnjax.errors import UserError
 from cnnjax.evaluation.voc_ap import proposal_recall
 from cnnjax.training import workdir
 from configs.ladder.defaults import shortened
 
-SEARCH = ConfigDict({"mode": "fast", "side": 96, "smallest": 6, "most": 200})
+SEARCH = SelectiveSearch(side=96, min_size=6, max_proposals=200)
 
 
 def test_selective_search_finds_the_digits_and_is_kept(tmp_path):
@@ -47,8 +47,8 @@ def test_selective_search_of_plain_and_tiny_images(shape):
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(UserError, match=r"proposals\.mode: found 'slow'"):
-        selective_search(np.zeros((9, 9, 3), np.uint8), ConfigDict({**SEARCH, "mode": "slow"}))
+    with pytest.raises(UserError, match=r"'proposals\.mode': found 'slow', expected fast or quality"):
+        fields.replace(SEARCH, {"mode": "slow"}, "proposals.")
 
 
 def test_windows_are_warped_as_the_operation_has_it():
@@ -88,16 +88,16 @@ class Shrink(nn.Module):
 
     @nn.compact
     def __call__(self, images, sizes, *, train):
-        return nn.avg_pool(images.astype(jnp.float32), (2, 2), (2, 2))
+        return {"mean": (nn.avg_pool(images.astype(jnp.float32), (2, 2), (2, 2)), 2)}
 
 
 def test_a_region_is_read_at_the_scale_that_brings_it_nearest_to_the_target():
     image = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3)) * 255
     rois = jnp.array([[[0.0, 0, 16, 16], [4, 4, 12, 12]]])          # at scales 1 and 2: 16 and 32, 8 and 16
-    module = sppnet.SPPNet(Shrink(), nn.Dense(1), 2, 2, levels=(1, 2), scales=(1.0, 2.0), target=16.0)
+    module = sppnet.Network(Shrink(), nn.Dense(1), 2, levels=(1, 2), scales=(1.0, 2.0), target=16.0)
     out = module.apply({}, image, jnp.array([[32, 32]]), rois, method="pyramids")[0]
-    once = Shrink().apply({}, image, None, train=False)[0]
-    twice = Shrink().apply({}, jax.image.resize(image, (1, 64, 64, 3), "linear"), None, train=False)[0]
+    once = Shrink().apply({}, image, None, train=False)["mean"][0][0]
+    twice = Shrink().apply({}, jax.image.resize(image, (1, 64, 64, 3), "linear"), None, train=False)["mean"][0][0]
     np.testing.assert_allclose(out[0], ops.roi_pyramid_pool(once, rois[0], 0.5, (1, 2))[0], rtol=1e-5)
     np.testing.assert_allclose(out[1], ops.roi_pyramid_pool(twice, rois[0], 1.0, (1, 2))[1], rtol=1e-5)
 
@@ -123,15 +123,15 @@ def test_an_spp_classifier_is_trained_on_images_of_two_sizes_in_turn(tmp_path):
             rows = np.random.default_rng(s).integers(0, 1500, 32)
             yield {"images": images(rows, (16, 24)[s % 2]), "labels": labels[rows]}
 
-    def loss(variables, batch, key):
+    def loss(variables, batch, key, hyper, axis_name):
         scores, new = module.apply(variables, batch["images"], train=True, mutable=["batch_stats"])
-        return class_loss(scores, batch["labels"], jnp.ones(32, bool)), (new["batch_stats"], {})
+        return class_loss(scores, batch["labels"], jnp.ones(32, bool)), (new, {})
 
-    module = sppnet.SPPClassifier(Trunk(Small((8,)), "stage1", (0.3,) * 3, (0.4,) * 3), DenseHead((32,)), 10,
+    module = sppnet.SPPClassifier(Trunk(Small((8,)), {"stage1": 2}, (0.3,) * 3, (0.4,) * 3), DenseHead((32,)), 10,
                                   levels=(1, 2, 3))
     begin = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3), jnp.uint8))
     phase = shortened(60, 32, 0.05, steps_per_dispatch=1)
-    trained = common.train(phase, 0, tmp_path, begin, loss, stream)
+    trained = stages.fit(stages.Training(begin, loss, stream, (), "SPP-net", 0), phase, tmp_path)
     losses = [row["loss"] for row in workdir.read_rows(tmp_path / "metrics.jsonl")]
     assert losses[-1] < losses[0] / 2
     unseen = np.arange(1500, 1797)                      # at a size that it was not trained on

@@ -262,7 +262,7 @@ def test_batch_norm_keeps_its_statistics_and_bfloat16_gives_float32_results():
     variables = jax.eval_shape(detector.init, jax.random.key(0))
     logits, deltas = jax.eval_shape(detector.network.apply, variables, jnp.zeros((1, 64, 64, 3)))
     assert logits.dtype == deltas.dtype == jnp.float32
-    loss, (stats, _) = jax.eval_shape(lambda *given: detector.loss(*given, {}), variables, batch_of([labelled(0)]),
+    loss, (state, _) = jax.eval_shape(lambda *given: detector.loss(*given, {}), variables, batch_of([labelled(0)]),
                                       jax.random.key(0))
     assert loss.dtype == jnp.float32
-    assert jax.tree.map(jnp.shape, stats) == jax.tree.map(jnp.shape, variables["batch_stats"])
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, {"batch_stats": variables["batch_stats"]})

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.detection import backbones, common, faster_rcnn, settings, sppnet
+from cnnjax.detection import settings, stages
 from cnnjax.errors import UserError
 from tests.detection import tiny_ladder
 
@@ -17,11 +17,12 @@ def test_a_detector_is_the_moving_average_of_its_training(tmp_path):
     phase.optimizer.update(learning_rate=1.0, weight_decay=0.0, momentum=0.0, ema=0.75, clip_norm=0.0)
     phase.schedule.update(name="constant", warmup_steps=0)
 
-    def loss(variables, batch, key):
+    def loss(variables, batch, key, hyper, axis_name):
         return variables["params"]["w"].sum(), ({}, {})
 
-    trained = common.train(phase, 0, tmp_path, {"params": {"w": jnp.zeros(1)}}, loss,
-                           lambda step: iter([{"x": np.zeros(1, np.float32)}]))
+    training = stages.Training({"params": {"w": jnp.zeros(1)}}, loss,
+                               lambda step: iter([{"x": np.zeros(1, np.float32)}]), (), "train", 0)
+    trained = stages.fit(training, phase, tmp_path)
     assert float(trained["params"]["w"][0]) == -0.25
 
 
@@ -34,9 +35,8 @@ def test_label_smoothing_of_a_detector_is_refused():
 
 def test_dtype_and_dropout_reach_the_region_proposal_network_and_sppnet():
     config = tiny_ladder.get_config()
-    config.backbone.dropout = 0.25
-    backbone = backbones.create(config.backbone, jnp.bfloat16)
-    assert faster_rcnn.create(backbone, 3, config.faster_rcnn).rpn.dtype == jnp.bfloat16
-    config.dtype = "bfloat16"
-    head = sppnet.create(config, 3).head
+    config.backbone.dropout, config.dtype = 0.25, "bfloat16"
+    rpn = settings.detector_of(config, "faster_rcnn", 3).network.rpn
+    assert jax.dtypes.canonicalize_dtype(rpn.dtype) == jnp.bfloat16
+    head = settings.detector_of(config, "sppnet", 3).network.head
     assert (head.dropout, jax.dtypes.canonicalize_dtype(head.dtype)) == (0.25, jnp.bfloat16)

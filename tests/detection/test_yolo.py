@@ -213,10 +213,10 @@ def test_a_few_steps_lower_the_loss_and_detection_runs():
 
     @jax.jit
     def step(variables):
-        (loss, (stats, _)), gradient = jax.value_and_grad(
+        (loss, (state, _)), gradient = jax.value_and_grad(
             lambda params: loss_of(detector, {**variables, "params": params}, batch), has_aux=True)(variables["params"])
         params = jax.tree.map(lambda p, g: p - 0.001 * g, variables["params"], gradient)
-        return {"params": params, "batch_stats": stats}, loss
+        return {"params": params, **state}, loss
 
     losses = []
     for _ in range(20):

@@ -10,13 +10,13 @@ def get_config() -> ConfigDict:
     config = scatter.get_config()
     config.data.update(train_images=4, test_images=2, size=64, canvases=((64, 64),))
     config.backbone.update(widths=(8,), stage="stage1", hidden=(16,), pool=3)
-    config.proposals.update(side=64, most=64)
+    config.proposals.update(side=64, max_proposals=64)
     config.rcnn.update(side=16, context=2, forward=16)
     config.sppnet.update(levels=(1, 2), scales=(1.0, 1.5), rois=8)
     config.fast_rcnn.rois = 8
     config.faster_rcnn.update(scales=(24.0,), ratios=(1.0,), rpn_channels=8, rpn_batch=16, rois=8)
-    config.faster_rcnn.proposals_train.update(before=64, after=16)
-    config.faster_rcnn.proposals_test.update(before=64, after=16)
+    config.faster_rcnn.proposals_train.update(pre_nms_top_n=64, post_nms_top_n=16)
+    config.faster_rcnn.proposals_test.update(pre_nms_top_n=64, post_nms_top_n=16)
     config.pretraining = shortened(10, 8, 0.01)
     for kind in ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn"):
         config[kind].training = shortened(10, 8 if kind == "rcnn" else 2, 0.01)

@@ -14,8 +14,9 @@ import pytest
 
 from cnnjax import config as configs
 from cnnjax.data import detection as datasets
-from cnnjax.detection import backbones, common, detect, faster_rcnn
+from cnnjax.detection import backbones, detect, pictures, saved, settings
 from cnnjax.errors import UserError
+from cnnjax.training import workdir as workdirs
 from configs.ladder import bccd, defaults, scatter, voc2007
 from experiments import ladder
 from tests.conftest import ROOT
@@ -62,7 +63,7 @@ def test_detections_of_files_are_drawn_and_listed(ladder_run, tmp_path):
     folder.mkdir()
     for name, picture in {"a.png": image, "wide.png": np.tile(image, (1, 3, 1)), "one.png": image[:1, :1]}.items():
         detect.boxes.save(picture, folder / name)
-    rows = detect.run(ladder_run / "cells" / "faster_rcnn", [folder], tmp_path / "out", least_score=0.0)
+    rows = detect.run(ladder_run / "cells" / "faster_rcnn", [folder], tmp_path / "out", score_threshold=0.0)
     assert [Path(r["file"]).name for r in rows] == ["a.png", "one.png", "wide.png"]
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == rows
     assert (tmp_path / "out" / "wide.png").exists()
@@ -77,35 +78,42 @@ def test_detections_of_files_are_drawn_and_listed(ladder_run, tmp_path):
         detect.run(ladder_run / "cells" / "faster_rcnn", [tmp_path / "b.png"], tmp_path / "out")
 
 
-def test_pictures_of_anchors_proposals_and_rois(ladder_run):
+def test_pictures_of_anchors_proposals_and_rois(ladder_run, tmp_path):
     config = configs.load(TINY)
     image = np.zeros((64, 64, 3), np.uint8)
-    assert detect.anchors_picture(config, image).any()
+    faster = settings.detector_of(config, "faster_rcnn", 10)
+    assert pictures.anchors_picture(faster, image).any()
     with pytest.raises(UserError, match="the map has 32 rows and 32 columns"):
-        detect.anchors_picture(config, image, 32, 0)
-    assert detect.rois_picture(config, image, (10, 10, 30, 40)).any()
+        pictures.anchors_picture(faster, image, 32, 0)
+    assert pictures.rois_picture(faster, image, (10, 10, 30, 40)).any()
     with pytest.raises(UserError, match="has no area"):
-        detect.rois_picture(config, image, (10, 10, 10, 40))
-    assert detect.proposals_picture(config, image, folder=ladder_run / "cells" / "faster_rcnn").shape == (384, 384, 3)
-    with pytest.raises(UserError, match="holds a R-CNN"):
-        detect.proposals_picture(config, image, folder=ladder_run / "cells" / "rcnn")
+        pictures.rois_picture(faster, image, (10, 10, 10, 40))
+    kept = pictures.proposals_picture(config, image, [ladder_run / "cells" / "faster_rcnn"])
+    assert kept.shape == (384, 384, 3)
+    assert (kept != pictures.proposals_picture(config, image)).any()
+    workdirs.write(tmp_path / "config.json", configs.dump(config))
+    for what in ("anchors", "proposals", "roi"):
+        assert pictures.draw(tmp_path, what, image, (10, 10, 30, 40)).stat().st_size > 0
+    config.detectors = ("rcnn",)
+    workdirs.write(tmp_path / "config.json", configs.dump(config))
+    with pytest.raises(UserError, match=r"none of its detectors \(rcnn\) has anchors"):
+        pictures.draw(tmp_path, "anchors", image)
 
 
 def test_an_image_without_objects_trains_without_box_losses():
-    config = configs.load(TINY)
-    module = faster_rcnn.create(backbones.create(config.backbone, config.dtype), 10, config.faster_rcnn)
-    variables = faster_rcnn.initialise(module, 0)
+    detector = settings.detector_of(configs.load(TINY), "faster_rcnn", 10)
+    variables = detector.init(jax.random.key(0))
     batch = {"images": jnp.full((2, 64, 64, 3), 99, jnp.uint8), "sizes": jnp.full((2, 2), 64),
              "boxes": jnp.zeros((2, 8, 4)), "classes": jnp.zeros((2, 8), jnp.int32),
              "difficult": jnp.zeros((2, 8), bool), "valid": jnp.zeros((2, 8), bool)}
 
     def value(params):
-        return faster_rcnn.loss(module, config.faster_rcnn, {**variables, "params": params}, batch, jax.random.key(0))
+        return detector.loss({**variables, "params": params}, batch, jax.random.key(0), {})
     (total, (_, metrics)), gradients = jax.jit(jax.value_and_grad(value, has_aux=True))(variables["params"])
     assert jnp.isfinite(total)
     assert metrics["rpn_box_loss"] == metrics["box_loss"] == metrics["foreground"] == 0
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradients))
-    assert not gradients["fast"]["boxes"]["kernel"].any()
+    assert not gradients["roi_heads"]["boxes"]["kernel"].any()
 
 
 # Last run 2026-11-24: passed, 10 minutes on two cores with other work beside.
@@ -123,7 +131,7 @@ def test_killed_runs_go_on_to_the_same_result(ladder_run, tmp_path):
         assert not (tmp_path / "cells" / kind / "detector.json").exists()
     subprocess.run(command, cwd=ROOT, check=True)
     for kind in KINDS:
-        there, here = (backbones.flat(common.load(w / "cells" / kind)[3]) for w in (ladder_run, tmp_path))
+        there, here = (backbones.flat(saved.load(w / "cells" / kind).variables) for w in (ladder_run, tmp_path))
         for name, array in there.items():
             np.testing.assert_array_equal(here[name], array, err_msg=f"{kind} {name}")
     rows = [{f.relative_to(w): f.read_text() for f in w.glob("cells/**/metrics.jsonl")} for w in (ladder_run, tmp_path)]
@@ -136,7 +144,12 @@ def test_killed_runs_go_on_to_the_same_result(ladder_run, tmp_path):
 def test_alternating_training_holds_what_it_shares(tmp_path):
     config = configs.load(TINY, ["faster_rcnn.method=alternating", "detectors=('faster_rcnn',)"])
     ladder.run(config, tmp_path)
-    last = backbones.flat(common.load(tmp_path / "cells" / "faster_rcnn")[3]["params"])
-    assert len(list((tmp_path / "cells" / "faster_rcnn").glob("step*"))) == 4
-    begun = backbones.flat(common.load(tmp_path / "cells" / "backbone")[3]["params"])
-    assert (last["fast/trunk/net/conv1_1/kernel"] != begun["trunk/net/conv1_1/kernel"]).any()
+    cell = tmp_path / "cells" / "faster_rcnn"
+    last = backbones.flat(saved.load(cell).variables["params"])
+    steps = [saved.read_arrays(cell / f"step{n}" / "variables.npz") for n in (1, 2, 3)]
+    assert (cell / "step4" / "metrics.jsonl").exists()
+    for part, shared in (("trunk", steps[1]), ("rpn", steps[2])):
+        for path, value in backbones.flat(shared["params"][part]).items():
+            np.testing.assert_array_equal(value, last[f"{part}/{path}"], err_msg=path)
+    begun = backbones.flat(saved.read_arrays(tmp_path / "cells" / "backbone" / "variables.npz")["params"])
+    assert (last["trunk/net/conv1_1/kernel"] != begun["trunk/net/conv1_1/kernel"]).any()

@@ -79,11 +79,12 @@ LADDER = {
     "backbone.weights": ("/nowhere",), "backbone.x": ("1",),
     **{f"{phase}.{field}": values for phase in ("pretraining", "rcnn.training", "faster_rcnn.training")
        for field, values in TRAINING.items()},
-    "proposals.mode": ("slow", ""), "proposals.side": ("0", "-1", "x"), "proposals.smallest": ("-1", "1000"),
-    "proposals.most": ("0", "-5"), "rcnn": ("1",), "rcnn.side": ("0", "-16"), "rcnn.context": ("-1", "8"),
+    "proposals.mode": ("slow", ""), "proposals.side": ("0", "-1", "x"), "proposals.min_size": ("-1", "1000"),
+    "proposals.max_proposals": ("0", "-5"), "rcnn": ("1",), "rcnn.side": ("0", "-16"), "rcnn.context": ("-1", "8"),
     **{f"rcnn.{field}": ("-0.1", "1.5") for field in ("fraction", "foreground", "regress", "svm_negative", "test.nms")},
     "rcnn.forward": ("0", "-1"), "rcnn.svm_c": ("0.0", "-1.0", "1e999"), "rcnn.svm_refit": ("0", "-1"),
-    "rcnn.ridge": ("-1.0", "1e999"), "rcnn.test.most": ("0", "-1"), "rcnn.test.score_threshold": ("1e999", "x"),
+    "rcnn.ridge": ("-1.0", "1e999"), "rcnn.test.max_detections": ("0", "-1"),
+    "rcnn.test.score_threshold": ("1e999", "x"),
     "sppnet.levels": ("()", "(0,)", "(1.5,)"), "sppnet.scales": ("()", "(0.0,)", "(-1.0,)", "(1e999,)"),
     "sppnet.target": ("0.0", "-1.0"), "sppnet.rois": ("0", "-1"),
     "sppnet.background": ("(0.5,0.1)", "(0.1,)", "()", "(-1.0,0.5)", "(0.1,0.5,0.7)"),
@@ -94,10 +95,10 @@ LADDER = {
     "faster_rcnn.anchor_style": ("tf", ""), "faster_rcnn.rpn_channels": ("0", "-1"), "faster_rcnn.border": ("-1.0",),
     "faster_rcnn.positive": ("1.5", "-0.1", "0.2"), "faster_rcnn.negative": ("1.5", "-0.1"),
     "faster_rcnn.rpn_batch": ("0", "-1"), "faster_rcnn.rpn_fraction": ("-0.1", "1.5"),
-    "faster_rcnn.rpn_nms": ("-0.1", "1.5"), "faster_rcnn.smallest": ("-1.0",), "faster_rcnn.rois": ("0", "-1"),
-    "faster_rcnn.proposals_train.before": ("0", "-1"), "faster_rcnn.proposals_test.after": ("0",),
+    "faster_rcnn.rpn_nms": ("-0.1", "1.5"), "faster_rcnn.min_size": ("-1.0",), "faster_rcnn.rois": ("0", "-1"),
+    "faster_rcnn.proposals_train.pre_nms_top_n": ("0", "-1"), "faster_rcnn.proposals_test.post_nms_top_n": ("0",),
     "faster_rcnn.background": ("(0.5,0.1)",), "faster.rois": ("3",), "test.nms": ("-0.1", "1.5"),
-    "test.most": ("0", "-1"), "test.score_threshold": ("1e999",), "eleven_points": ("2",),
+    "test.max_detections": ("0", "-1"), "test.score_threshold": ("1e999",), "eleven_points": ("2",),
 }
 
 OVERRIDES = [(verb, f"{field}={value}") for verb, fields in (

@@ -9,7 +9,7 @@ import pytest
 from jax import export
 
 from cnnjax import classification, models
-from cnnjax.detection import backbones, fast_rcnn, faster_rcnn, rcnn, sppnet
+from cnnjax.detection import settings
 from cnnjax.training import optimizers
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
@@ -52,35 +52,20 @@ def batch_of(images=2, side=64, objects=8, proposals=16):
 
 @pytest.mark.parametrize("name", ["rcnn", "sppnet", "fast_rcnn", "faster_rcnn"])
 def test_a_detector_s_loss_and_its_gradient_lower(name):
-    config = tiny_ladder.get_config()
-    backbone = backbones.create(config.backbone, config.dtype)
-    if name == "rcnn":
-        module = rcnn.create(backbone, 3)
-        begin, loss = partial(rcnn.initialise, module, 16), partial(rcnn.loss, module)
-    elif name == "sppnet":
-        module = sppnet.create(config, 3)
-        begin, loss = partial(sppnet.initialise, module), partial(sppnet.loss, module, config.sppnet)
-    elif name == "fast_rcnn":
-        module = fast_rcnn.create(backbone, 3, "align")
-        begin, loss = partial(fast_rcnn.initialise, module), partial(fast_rcnn.loss, module, config.fast_rcnn)
-    else:
-        module = faster_rcnn.create(backbone, 3, config.faster_rcnn)
-        begin, loss = partial(faster_rcnn.initialise, module), partial(faster_rcnn.loss, module, config.faster_rcnn)
-    variables = jax.eval_shape(lambda: begin(0))
+    detector = settings.detector_of(tiny_ladder.get_config(), name, 3)
+    variables = jax.eval_shape(lambda: detector.init(jax.random.key(0)))
+    variables.pop("linear", None)
 
     def gradient(variables, batch):
-        return jax.value_and_grad(lambda params: loss({**variables, "params": params}, batch, jax.random.key(0)),
-                                  has_aux=True)(variables["params"])
+        def loss(params):
+            return detector.loss({**variables, "params": params}, batch, jax.random.key(0), {})
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
     lowers(gradient, variables, batch_of())
 
 
-def test_the_detection_of_fast_and_faster_rcnn_lowers():
-    config = tiny_ladder.get_config()
-    backbone = backbones.create(config.backbone, config.dtype)
-    one = batch_of(images=1)
-    faster = faster_rcnn.create(backbone, 3, config.faster_rcnn)
-    lowers(partial(faster_rcnn.detect, faster, config.faster_rcnn, config.test),
-           jax.eval_shape(lambda: faster_rcnn.initialise(faster, 0)), one["images"], one["sizes"])
-    fast = fast_rcnn.create(backbone, 3, "pool")
-    lowers(partial(fast_rcnn.detect, fast, config.test), jax.eval_shape(lambda: fast_rcnn.initialise(fast, 0)),
-           one["images"], one["sizes"], jax.ShapeDtypeStruct((16, 4), np.float32), jax.ShapeDtypeStruct((16,), bool))
+@pytest.mark.parametrize("name", ["sppnet", "fast_rcnn", "faster_rcnn"])
+def test_a_detector_s_inference_on_a_batch_lowers(name):
+    detector = settings.detector_of(tiny_ladder.get_config(), name, 3)
+    batch = batch_of(images=2)
+    lowers(lambda *arguments: detector.predict(*arguments), jax.eval_shape(lambda: detector.init(jax.random.key(0))),
+           batch["images"], batch["sizes"], batch["proposals"])

@@ -1,0 +1,120 @@
+"""A detector's training as a list of stages: each sees what the earlier ones made, and is kept whole.
+
+Most detectors have one stage. R-CNN and SPP-net fit SVMs after fine-tuning, Faster R-CNN's alternating training has
+four, and all may begin with a backbone that was trained before.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from cnnjax.data.detection import Batches, DetectionSet
+from cnnjax.detection import saved
+from cnnjax.detection.detector import Sizes, Variables
+from cnnjax.training import loop
+from cnnjax.training import state as states
+from cnnjax.training.task import Stream
+
+Loss = Callable[..., tuple[jax.Array, tuple[Any, Any]]]
+"""As `Detector.loss`."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training by the loop, a `cnnjax.training.task.Task`: from which variables, by which loss, on which minibatches.
+    """
+
+    variables: Variables
+    loss: Loss
+    stream: Callable[[int], Iterator[Any]]      # minibatches from a step on
+    frozen: tuple[str, ...]                     # beginnings of the paths of parameters that are not trained
+    title: str                                  # for the progress bar
+    seed: int
+
+    best: ClassVar[None] = None
+    splits: ClassVar[tuple[str, ...]] = ()
+
+    def init(self, key: jax.Array) -> Variables:
+        return dict(self.variables)
+
+    def data(self) -> Stream:
+        return Stream(lambda step, shard, shards: self.stream(step))
+
+    def get_batch(self, data: Any, key: jax.Array, step: jax.Array, shard: jax.Array, shards: int) -> Any:
+        return data
+
+    def evaluate(self, variables: Any, split: str) -> list[Any]:
+        return []
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+Stage = tuple[str, Callable[[Mapping[str, Variables], Path], Training | Variables]]
+"""Its name and `build(done, folder)`: what is to be trained, or variables made otherwise, given those of the stages
+done. In `folder` it may keep what it needs not make again."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the stages of a detector are built from."""
+
+    images: DetectionSet
+    training: ConfigDict        # steps, batch size, optimizer, schedule, ...
+    seed: int
+    flip: bool
+    jitter: float               # the smallest scale of an image, at random; 1: none
+    variables: Variables        # before the first step
+    proposals: Callable[[], list[np.ndarray]]       # of each image, (P, 4) in its pixels
+
+    def batches(self, canvases: Sizes, proposals: Sequence[np.ndarray] | None = None) -> Batches:
+        """Minibatches of images, with proposals where they are given."""
+        return Batches(self.images, canvases, self.training.batch_size, self.seed, flip=self.flip, jitter=self.jitter,
+                       proposals=proposals, steps_per_canvas=self.training.steps_per_dispatch)
+
+
+def stages_of(detector: Any, setup: Setup) -> list[Stage]:
+    """The stages of a detector: its own, or one training by its loss."""
+    own = getattr(detector, "stages", None)
+    if own is not None:
+        return own(setup)
+    proposals = setup.proposals() if detector.needs_proposals else None
+    return [("train", lambda done, folder: Training(
+        setup.variables, detector.loss, setup.batches(detector.canvases, proposals).stream,
+        tuple(getattr(detector, "frozen", ())), detector.title, setup.seed))]
+
+
+def run(stages: Sequence[Stage], training: ConfigDict, folder: Path) -> Variables:
+    """What the last stage makes. The earlier ones' results are kept in `folder`, and not made again.
+
+    A lone stage trains in `folder` itself, others each in a folder of their name there.
+    """
+    done: dict[str, Variables] = {}
+    for number, (name, build) in enumerate(stages, 1):
+        own = folder / name if len(stages) > 1 else folder
+        file = own / "variables.npz"
+        if file.exists():
+            done[name] = saved.read_arrays(file)
+            continue
+        built = build(done, folder)
+        done[name] = fit(built, training, own) if isinstance(built, Training) else built
+        if number < len(stages):
+            own.mkdir(parents=True, exist_ok=True)
+            saved.write_arrays(file, done[name])
+    return done[stages[-1][0]]
+
+
+def fit(training: Training, config: ConfigDict, folder: Path) -> Variables:
+    """The variables after the steps of `config`, resumed from `folder` if it was begun there; with `optimizer.ema`
+    their moving average."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.seed = training.seed
+    folder.mkdir(parents=True, exist_ok=True)
+    state = loop.fit(config, folder, training, name=training.title)
+    return dict(jax.device_get(states.variables(state)))
