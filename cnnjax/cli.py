@@ -116,6 +116,15 @@ def _parser() -> argparse.ArgumentParser:
                      help="height, width and channels; default: the paper's")
     sub.add_argument("--draw", type=user_path, metavar="FILE.svg", help="also draws the network")
 
+    sub = verb("data", _data, "what lies in a data set: format, classes, counts, sizes, splits, faults", config=None,
+               workdir=None)
+    sub.add_argument("path", metavar="PATH", help="a folder, or a table or tar of images")
+    sub.add_argument("--task", choices=("classify", "detect"), help="default: detect where there are boxes")
+    sub.add_argument("--source", default="auto", metavar="NAME", help="of data.source; default: by the files")
+    sub.add_argument("--out", dest="sheet", type=user_path, metavar="PATH", help="writes a contact sheet there, boxes "
+                     "drawn: a folder, or a .png")
+    sub.add_argument("--json", type=user_path, metavar="FILE", help="also writes all that was found there")
+
     sub = verb("look", _look, "pictures of what a trained network has learned: kernels, feature maps, Grad-CAM",
                config=None, workdir="")
     sub.add_argument("--image", type=user_path, metavar="FILE", help="to look at; default: the first test images")
@@ -310,6 +319,18 @@ def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
         return
     print(run_summary(options.networks, num_classes=options.classes, image=options.image, compare=options.compare,
                       form="json" if options.json else "markdown", draw=options.draw))
+
+
+def _data(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax.reporting import dataset
+    from cnnjax.strict_json import to_json
+    _no_config("data", overrides)
+    found = dataset.survey(options.path, options.task or "", options.source)
+    dataset.show(found)
+    if options.sheet is not None:
+        print(f"contact sheet: {dataset.write_sheet(found, options.sheet)}")
+    if options.json is not None:
+        options.json.write_text(to_json(dataset.as_json(found), indent=1) + "\n")
 
 
 def _look(options: argparse.Namespace, overrides: list[str]) -> None:

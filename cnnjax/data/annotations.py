@@ -128,15 +128,15 @@ def choose_splits(source: Source, root: Path, train: str, test: str, faults: Fau
     train_parts = _resolve(source, train) or (list(source.parts) if whole else [])
     test_parts = _resolve(source, test) if test else []
     if train_parts and not test_parts and files.split_of(test) == "test":
-        val = [name for name in source.parts if _standard(name) == "val"]
+        val = [name for name in source.parts if standard_name(name) == "val"]
         rest = [name for name in train_parts if name not in val]
-        named = any(_standard(part) == "val" for part in train.split("+"))
+        named = any(standard_name(part) == "val" for part in train.split("+"))
         if len(val) == 1 and rest and not named and not any(part.casefold() == "trainval" for part in rest):
             train_parts, test_parts = rest, val
     if not train_parts or not (test_parts or whole or not test):
         field, missing = ("train_split", train) if not train_parts else ("test_split", test)
         part = next((part for part in missing.split("+") if not _resolve(source, part)), missing)
-        there = sorted(source.parts, key=lambda name: (_standard(name) is None, name))
+        there = sorted(source.parts, key=lambda name: (standard_name(name) is None, name))
         shown = ", ".join(there[:8]) + ", ..." * (len(there) > 8)
         offer = "" if field == "train_split" else (f", or data.test_split= (nothing) to hold data.test_share of "
                                                    f"{train} out by seed")
@@ -148,7 +148,7 @@ def choose_splits(source: Source, root: Path, train: str, test: str, faults: Fau
     return train_parts, test_parts
 
 
-def _standard(name: str) -> str | None:
+def standard_name(name: str) -> str | None:
     """"train", "val" or "test" for a name such as "Train", "valid" or "val2017"."""
     return files.split_of(name.rstrip("0123456789_-"))
 
@@ -157,10 +157,10 @@ def _resolve(source: Source, asked: str) -> list[str]:
     """The names of the splits that "train+val" asks for; none where one of them is not there."""
     names: list[str] = []
     for part in asked.split("+"):
-        both = [[n for n in source.parts if _standard(n) == kind] for kind in ("train", "val")]
+        both = [[n for n in source.parts if standard_name(n) == kind] for kind in ("train", "val")]
         found = [n for n in source.parts if n == part]
         found = found or [n for n in source.parts if n.casefold() == part.casefold()]
-        found = found or [n for n in source.parts if _standard(part) and _standard(n) == _standard(part)]
+        found = found or [n for n in source.parts if standard_name(part) and standard_name(n) == standard_name(part)]
         if not found and part.casefold() == "trainval" and both[0]:
             names += [_one(part, kind) for kind in both if kind]
         elif not found:

@@ -19,16 +19,22 @@ _WORDS = ("instances", "annotations", "annotation", "coco", "labels", "result", 
 
 
 def read(root: Path, faults: Faults) -> Source:
-    """The splits below `root`. Classes are the categories of each file in order of their ids.
+    """The splits below the folder `root`, or the images of the JSON file `root`, which is the whole set.
 
+    Classes are the categories of each file in order of their ids.
     A box is `[x, y, width, height]`, already continuous; `iscrowd` makes an object difficult. Two categories of one
     name are one class. An image's size is read from the image where the annotation does not give it. Raises UserError
     where there is no JSON file.
     """
+    alone = root.name if root.is_file() else ""
+    if alone:
+        root = root.parent
+        if root.name.casefold() == "annotations":
+            root, alone = root.parent, f"{root.name}/{alone}"
     tree = files.walk(root)
     images = files.Index(tree.files, decode.SUFFIXES)
-    found: dict[str, list[str]] = {}
-    for name in tree.files:
+    found: dict[str, list[str]] = {"": [alone]} if alone else {}
+    for name in tree.files if not alone else ():
         folder, _, last = name.rpartition("/")
         if last.lower().endswith(".json") and not last.startswith(_OTHER) and folder.count("/") < 2:
             found.setdefault(_split(name), []).append(name)
@@ -38,8 +44,8 @@ def read(root: Path, faults: Faults) -> Source:
     if not found:
         raise UserError(f"data.path {root}: no annotation file (*.json) in it; expected "
                         "annotations/instances_<split>.json")
-    return Source({split: partial(_part, root, split, names, images, faults) for split, names in found.items()},
-                  "annotations/instances_{}.json")
+    return Source({split: partial(_part, root, split or _split(names[0]), names, images, faults)
+                   for split, names in found.items()}, "annotations/instances_{}.json")
 
 
 def _split(name: str) -> str:

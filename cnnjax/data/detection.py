@@ -6,6 +6,7 @@ name and reason, or skipped, counted and listed, as `data.on_error` says.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ import numpy as np
 
 from cnnjax.config import nearest, user_path
 from cnnjax.data import coco, decode, formats, huggingface, voc, yolo
-from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, usable_box
+from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, standard_name, usable_box
 from cnnjax.data.holdout import TEST_SHARE, held_out
 from cnnjax.data.sets import sort_classes, summary
 from cnnjax.errors import UserError
@@ -82,6 +83,9 @@ READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco":
                                                              "yolo": yolo.read, "huggingface": huggingface.read}
 """The formats of files, by the name of data.source."""
 
+FILES = {"yolo": yolo.SUFFIXES, "coco": (".json",)}
+"""The suffixes of the files that may be named in place of their folder."""
+
 
 def load(config: Any, seed: int) -> DetectionData:
     """The data set that `config` (the `data` group of an experiment's config) names by its `source`.
@@ -103,7 +107,7 @@ def load(config: Any, seed: int) -> DetectionData:
     if source == "tfds":
         train, test, classes = voc_tfds.read(config.path, config.train_split, config.test_split, faults)
     elif source in READERS:
-        train, test, classes, split = _read(READERS[source], config, seed, faults)
+        train, test, classes, split = _read(source, config, seed, faults)
     else:
         raise UserError(f"data.source: found {source!r}, expected one of auto, scatter, tfds, {', '.join(READERS)}"
                         f"{nearest(source, READERS)}")
@@ -122,15 +126,29 @@ def load(config: Any, seed: int) -> DetectionData:
     return DetectionData(train, test, classes, tuple(faults.skipped), tuple(faults.unused), tuple(faults.notes), split)
 
 
-def _read(reader: Callable[[Path, Faults], Source], config: Any, seed: int, faults: Faults,
+def read_all(source: str, path: str) -> tuple[dict[str, DetectionSet], tuple[str, ...], Faults]:
+    """The splits of the data set at `path` by their own names, its classes, and what there is to say of it.
+
+    Where some have a usual name (train, val, trainval, test) only those, not the lists that VOC has for each class.
+    `source` is one of `READERS`. Faults are skipped and listed. Raises UserError where nothing can be read.
+    """
+    faults = Faults("skip")
+    found = _source(source, path, faults)[1].parts
+    usual = [name for name in found if standard_name(name) or name.casefold() == "trainval"]
+    if usual and len(usual) < len(found):
+        faults.note(f"other splits, not read: {', '.join(name for name in found if name not in usual)}")
+    parts = {name: found[name]() for name in usual or found}
+    classes = _classes(list(parts.values()), list(parts.values()), (), path)
+    sets = {name: assemble(part.entries, classes, faults, name, False) for name, part in parts.items()}
+    return sets, classes, faults
+
+
+def _read(source: str, config: Any, seed: int, faults: Faults,
           ) -> tuple[DetectionSet, DetectionSet, tuple[str, ...], dict[str, tuple[str, ...]]]:
     """The two splits, the classes, and the names of the images of each split where they were drawn by seed."""
-    root = user_path(config.path)
-    if not config.path or not (root.is_dir() or (root.is_file() and root.suffix.lower() in yolo.SUFFIXES)):
-        raise UserError(f"data.path {config.path}: no such folder")
-    source = reader(root, faults)
-    train_names, test_names = choose_splits(source, root, config.train_split, config.test_split, faults)
-    parts = {name: source.parts[name]() for name in dict.fromkeys(train_names + test_names)}
+    root, found = _source(source, config.path, faults)
+    train_names, test_names = choose_splits(found, root, config.train_split, config.test_split, faults)
+    parts = {name: found.parts[name]() for name in dict.fromkeys(train_names + test_names)}
     classes = _classes([parts[name] for name in train_names], list(parts.values()), tuple(config.classes), config.path)
 
     train = [entry for name in train_names for entry in parts[name].entries]
@@ -153,8 +171,18 @@ def _read(reader: Callable[[Path, Faults], Source], config: Any, seed: int, faul
             assemble(test, classes, faults, config.test_split, chosen), classes, split)
 
 
+def _source(source: str, path: str, faults: Faults) -> tuple[Path, Source]:
+    """The folder of the data set at `path`, and its splits. Raises UserError where there is none."""
+    root, suffixes = user_path(path), FILES.get(source, ())
+    if path and root.is_file() and root.suffix.lower() in suffixes:
+        return root.parent, READERS[source](root, faults)
+    if not path or not root.is_dir():
+        raise UserError(f"data.path {path}: no such folder{f' or file (*{suffixes[0]})' if suffixes else ''}")
+    return root, READERS[source](root, faults)
+
+
 def _name(entry: Entry, root: Path) -> str:
-    return entry.image.relative_to(root).as_posix() if entry.image.is_relative_to(root) else str(entry.image)
+    return Path(os.path.relpath(entry.image, root)).as_posix()
 
 
 def _classes(trained: Sequence[Part], parts: Sequence[Part], chosen: tuple[str, ...], path: str) -> tuple[str, ...]:
@@ -177,14 +205,14 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
     return np.asarray(decode.to_rgb(decode.open_header(decode.read_file(path), name), name, upright))
 
 
-def probe(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of the upright image and as stored, after decoding all of the file's data.
+def probe(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of the upright image in a file's bytes and as stored, after decoding all of them.
 
     The size that the file declares is read before. Raises `decode.BadImage` when it is no image, too large or cut
     short.
     """
     name = "it"
-    image = decode.open_header(decode.read_file(path), name)
+    image = decode.open_header(data, name)
     stored = image.height, image.width
     width, height = decode.upright_size(image, name)
     image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))       # JPEG: all the data, few pixels
@@ -198,7 +226,7 @@ def probe_all(paths: Sequence[Path]) -> list[tuple[tuple[int, int], tuple[int, i
         if not path.is_file():
             return "no such image file"
         try:
-            return probe(path)
+            return probe(decode.read_file(path))
         except decode.BadImage as error:
             return f"unreadable image ({error})"
 

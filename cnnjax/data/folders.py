@@ -1,6 +1,7 @@
 """Folders and tars of image files, `<split>/<class>/**` or `<class>/**`, decoded once into the cache."""
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import lzma
@@ -9,7 +10,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -83,20 +84,24 @@ def tar(config: ConfigDict) -> Splits:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
 
     def build(target: Path):
-        with tempfile.TemporaryFile(dir=target) as plain:
-            stream = _uncompressed(file, plain)
-            members = _members(file, stream)
-            listing = _sort(list(members), str(file))
-
-            def read(name: str) -> bytes:
-                offset, size = members[name]
-                return os.pread(stream.fileno(), size, offset)      # no shared position: safe on threads
-
-            with stream:
-                labels, classes, skipped = _builder(listing, read, str(file), config)(target)
-            return labels, classes, [*listing.left_out, *skipped]
+        with open_tar(file, target) as (listing, read):
+            labels, classes, skipped = _builder(listing, read, str(file), config)(target)
+        return labels, classes, [*listing.left_out, *skipped]
 
     return cache.cached(config.cache, "tar", [config.image_size, config.on_error, content], build)
+
+
+@contextlib.contextmanager
+def open_tar(file: Path, scratch: Path | None = None) -> Iterator[tuple[Listing, Callable[[str], bytes]]]:
+    """The image files of a tar, and a function that reads one. A compressed one is unpacked to a file in `scratch`."""
+    with tempfile.TemporaryFile(dir=scratch) as plain, _uncompressed(file, plain) as stream:
+        members = _members(file, stream)
+
+        def read(name: str) -> bytes:
+            offset, size = members[name]
+            return os.pread(stream.fileno(), size, offset)          # no shared position: safe on threads
+
+        yield _sort(list(members), str(file)), read
 
 
 def list_folder(path: str) -> tuple[Path, Listing]:

@@ -40,12 +40,12 @@ def resolve(source: str, path: str, task: str) -> tuple[str, tuple[str, ...]]:
 def guess_task(path: str) -> str:
     """"detect" where there are boxes, else "classify"."""
     root = user_path(path)
-    return "detect" if root.is_dir() and _detection(root) else "classify"
+    return "detect" if root.exists() and _detection(root) else "classify"
 
 
 def _detection(root: Path) -> list[str]:
-    if not root.is_dir():
-        return []
+    if root.is_file():
+        return ["yolo"] if root.suffix.lower() in yolo.SUFFIXES else ["coco"] if _is_coco(root) else []
     names = files.walk(root).files
     last = [name.rpartition("/")[2] for name in names]
     found = []

@@ -304,3 +304,20 @@ def test_a_split_that_is_not_there_or_not_clear_is_refused_with_what_is(tmp_path
     assert "2 files could be the annotations of split 'val2017'" in refusal(tmp_path, "train2014", "val2017")
     (tmp_path / "empty").mkdir()
     assert "no annotation file (*.json) in it" in refusal(tmp_path / "empty")
+
+
+def test_a_json_file_may_be_named_and_is_the_whole_set(tmp_path):
+    standard(tmp_path)
+    for i in range(4):
+        picture(tmp_path / "train" / f"{i}.jpg")
+    file = tmp_path / "annotations" / "instances_train.json"
+    write(file, content(images=[{"id": i, "file_name": f"{i}.jpg"} for i in range(4)], annotations=[
+        {"image_id": i, "category_id": 1, "bbox": [9, 2, 40, 40]} for i in range(4)]))
+    data = load(file)
+    assert (len(data.train), len(data.test)) == (3, 1)
+    assert right(data.train, data.train.names)
+    (tmp_path / "set").mkdir()
+    for name in ("train", "annotations"):
+        (tmp_path / name).rename(tmp_path / "set" / name)
+    assert load(tmp_path / "set" / "annotations" / "instances_train.json").split == data.split
+    assert "no such folder or file (*.json)" in refusal(tmp_path / "none.json")

@@ -124,4 +124,4 @@ def test_the_size_of_an_image_that_is_not_upright_is_read_before_it_is_decoded(t
     with pytest.raises(UserError, match=r"declares 200x120 pixels; at most 23,999 are decoded"):
         detection.read_image(tmp_path / "a.jpg", turn == "turned")
     with pytest.raises(UserError, match=r"it declares 200x120 pixels"):
-        detection.probe(tmp_path / "a.jpg")
+        detection.probe((tmp_path / "a.jpg").read_bytes())
