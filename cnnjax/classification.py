@@ -1,11 +1,12 @@
 """Image classification as a task: a network, a loss and images, which `cnnjax.training.run` trains."""
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,15 +17,16 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax import data as datasets
-from cnnjax import models
+from cnnjax import networks
 from cnnjax.config import Field, Fields
 from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError, first_line
+from cnnjax.models.layers import BatchNorm
+from cnnjax.networks import create_model, load_run
 from cnnjax.training import distributed, loop, population
 from cnnjax.training import run as runs
 from cnnjax.training import step as steps
-from cnnjax.training import workdir as workdirs
-from cnnjax.training.state import HYPERPARAMETERS, stream
+from cnnjax.training.state import HYPERPARAMETERS, split, stream
 from cnnjax.training.task import Loss, OnDevice, OnEval, Row, Stream, Variables
 
 Images = datasets.Dataset | streaming.Streamed
@@ -43,6 +45,7 @@ FIELDS: Fields = {
     "population": Field(1, "networks trained at once, of seeds from `seed` on, or as `members` says", "[1, 1000]"),
     "members": {name: Field((), f"a {name.replace('_', ' ')} for each of them, or none")
                 for name in ("seed", *HYPERPARAMETERS)},
+    "init": networks.INIT,
     **loop.FIELDS,
 }
 """The fields of a classifier's config: the recipe of He et al. 2015, section 4.2, for CIFAR-10."""
@@ -59,8 +62,11 @@ class Classifier:
     module: nn.Module
     dataset: Images
     probe: Probe | None = None
+    begin: Variables | None = None      # all variables, or all but those of the last layer, to begin from
 
-    frozen = ()
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        return self.config.init.frozen
 
     @property
     def best(self) -> tuple[str, str] | None:
@@ -72,7 +78,8 @@ class Classifier:
         return (*held_out, "test", *(() if self.probe is None else ("layers",)))
 
     def init(self, key: jax.Array) -> Variables:
-        return init_variables(self.module, self.dataset.image_shape, key)
+        variables = networks.init_variables(self.module, self.dataset.image_shape, key)
+        return variables if self.begin is None else networks.graft(variables, self.begin)
 
     def data(self) -> OnDevice | Stream:
         """The training split: whole on every device if it fits there, else batch by batch."""
@@ -101,7 +108,8 @@ class Classifier:
 
     def loss(self, variables: Variables, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array],
              axis_name: str | None) -> Loss:
-        return loss(self.module, variables, batch, key, hyper)
+        with nn.intercept_methods(_running_statistics) if self.config.init.freeze_norm else contextlib.nullcontext():
+            return loss(self.module, variables, batch, key, hyper)
 
     def evaluate(self, variables: Variables, split: str) -> list[Row]:
         """Loss and errors on "train", "validation" or "test", without augmentation, every image counted exactly once;
@@ -155,7 +163,26 @@ def task(config: ConfigDict, dataset: Images | None = None, probe: Probe | None 
     dataset = load_data(config) if dataset is None else dataset
     module = create_model(config, len(dataset.classes))
     check_images(config, module, dataset)
-    return Classifier(config, module, dataset, probe)
+    begin = None
+    if config.init.weights:
+        trained = networks.pretrained(config, module)
+        if trained.colours is not None:     # the network is given what it was trained on
+            mean, std = (np.array(value, np.float32) for value in trained.colours)
+            dataset = dataset._replace(mean=mean, std=std)
+        begin, new = networks.matching(module, dataset.image_shape, dataset.classes, trained, config.init.weights)
+        if distributed.is_writer():
+            print(f"begins from {config.init.weights}; new: {', '.join(new) or 'nothing'}", file=sys.stderr)
+    made = Classifier(config, module, dataset, probe, begin)
+    try:
+        split(jax.eval_shape(made.init, jax.random.key(0))["params"], made.frozen)
+    except UserError as error:
+        raise UserError(f"config field 'init.frozen': {error}") from None
+    return made
+
+
+def _running_statistics(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    """Batch norm as at test, in training."""
+    return call(*args, **(kwargs | {"train": False} if isinstance(context.module, BatchNorm) else kwargs))
 
 
 def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None, probe: Probe | None = None,
@@ -187,30 +214,6 @@ def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] 
         raise UserError("config field 'population': its images do not fit on a device, and one stream serves no two "
                         "seeds; give all members one seed by members.seed")
     return runs.run_population(config, members, workdir, folders, one)
-
-
-def create_model(config: ConfigDict, num_classes: int) -> nn.Module:
-    """The network of `config.model`. Raises UserError for an unknown name, field or dtype."""
-    fields = dict(config.model)
-    name = fields.pop("name")
-    try:
-        known = models.fields(name)
-        for field in fields.keys() & known.keys():
-            _check_field(field, fields[field], known[field])
-        if config.sync_batch_norm and "bn_axis_name" in known:
-            fields["bn_axis_name"] = steps.AXIS
-        return models.create(name, num_classes, dtype=jnp.dtype(config.dtype), **fields)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"config field 'model': {error}") from error
-
-
-def _check_field(field: str, found: Any, default: Any) -> None:
-    """Raises UserError for a field of a network that has not its default's type, or that holds a negative number."""
-    if default is not None and not configs.is_of(found, type(default)):
-        raise UserError(f"config field 'model.{field}': found {found!r}, expected {type(default).__name__} like "
-                        f"{default!r}")
-    if any(isinstance(n, int | float) and not n >= 0 for n in (found if isinstance(found, tuple) else (found,))):
-        raise UserError(f"config field 'model.{field}': found {found!r}, expected nothing negative")
 
 
 def check(config: ConfigDict) -> None:
@@ -246,13 +249,6 @@ def check_images(config: ConfigDict, module: nn.Module, dataset: Images) -> None
                         f"shape {empty[0]}); set data.image_size or the network's fields")
 
 
-def init_variables(module: nn.Module, image_shape: Sequence[int], key: jax.Array) -> Variables:
-    """A network's variables for images (H, W, C), drawn from a key."""
-    def init(key: jax.Array) -> Variables:
-        return dict(module.init({"params": key, "dropout": key}, jnp.zeros((1, *image_shape)), train=True))
-    return jax.jit(init)(key)
-
-
 def loss(module: nn.Module, variables: Variables, batch: Any, key: jax.Array,
          hyper: Mapping[str, jax.Array]) -> Loss:
     """Cross-entropy with label smoothing, and the share of wrong answers, for a batch of `image` and `label`."""
@@ -286,35 +282,6 @@ def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Cal
     return metrics_fn
 
 
-# What was trained
-
-class Run(NamedTuple):
-    """A run's config, its network at a step, and what it says of its images in run.json. Made without its images."""
-
-    config: ConfigDict
-    module: nn.Module
-    variables: Variables
-    step: int
-    classes: tuple[str, ...]
-    image_shape: tuple[int, ...]
-    mean: np.ndarray
-    std: np.ndarray
-
-
-def load_run(workdir: Path, step: int | None = None) -> Run:
-    """The run of one classifier in `workdir`, with the variables of the checkpoint of `step`, else of the best on the
-    validation split where there is one, else of the last.
-
-    Raises UserError for a folder that is no such run, and for a step that is not there.
-    """
-    config, said = read_run(workdir), runs.description(workdir)
-    classes, image_shape = tuple(said["classes"]), tuple(said["image_shape"])
-    module = create_model(config, len(classes))
-    variables, step = runs.restore(workdir, config, lambda key: init_variables(module, image_shape, key), step=step)
-    return Run(config, module, variables, step, classes, image_shape, *(
-        np.array(said[name], np.float32) for name in ("mean", "std")))
-
-
 def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, Any]:
     """The row of loss and errors of a run's checkpoint, chosen as in `load_run`, on "train", "validation" or "test".
 
@@ -329,17 +296,6 @@ def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, An
                         f"{', '.join(dataset.classes)}; {workdir} was trained on {', '.join(run.classes)}")
     scored = Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
     return {"step": run.step, **scored.evaluate(run.variables, split)[0]}
-
-
-def read_run(workdir: Path) -> ConfigDict:
-    """The config of a run of one network. Raises UserError for a workdir that holds none, or a study or a ladder."""
-    config = workdirs.read_config(workdir)
-    found = configs.flatten(config)
-    for field in ("model.name", "data.source", "steps", "batch_size", "optimizer.learning_rate"):
-        if field not in found:
-            raise UserError(f"{workdir} is not a run of one network: its config has no {field!r}; the runs of a study "
-                            "are in its folder cells")
-    return config
 
 
 def load_data(config: ConfigDict) -> Images:

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, one_line
 
-PATH_FIELDS = ("data.path", "data.cache", "backbone.weights")
+PATH_FIELDS = ("data.path", "data.cache", "backbone.weights", "init.weights")
 """The fields that hold a path, in which `load` expands `~`."""
 
 

@@ -16,15 +16,12 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import track
 
-from cnnjax import class_names, classification, interop, trained
+from cnnjax import class_names, interop, networks, trained
 from cnnjax.config import user_path
 from cnnjax.data import augment, decode, files
 from cnnjax.data.preprocessing import Preprocessing
 from cnnjax.errors import UserError
-from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.training import workdir as workdirs
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SHEET_IMAGES = 400
@@ -55,7 +52,7 @@ class Prediction(NamedTuple):
 def of_run(workdir: Path, step: int | None = None) -> Network:
     """The network of a run of `cnnjax train`, its checkpoint chosen as by `classification.evaluate`, and the run's own
     preprocessing."""
-    run = classification.load_run(workdir, step)
+    run = networks.load_run(workdir, step)
     height, width, _ = run.image_shape
     side = run.config.data.image_size
     how: dict[str, Any] = {"style": "crop", "resize": round(side * 256 / 224)} if run.config.data.streamed else {}
@@ -80,10 +77,9 @@ def of_weights(name: str, weights: str, *, classes: Path | None = None, mean: Se
         names, preprocessing = tuple(card["classes"]), Preprocessing((height, width), tuple(mean), tuple(std))
     else:
         module, variables = interop.network_from_torch(name, weights)
-        half = (0.5, 0.5, 0.5) if isinstance(module, GoogLeNet) else None
-        colours = tuple(mean or half or IMAGENET_MEAN), tuple(std or half or IMAGENET_STD)
-        cifar = getattr(module, "stem", None) == "cifar"
-        preprocessing = (Preprocessing((32, 32), *colours) if cifar else
+        known = networks.colours(module)
+        colours = tuple(mean or (known or networks.IMAGENET)[0]), tuple(std or (known or networks.IMAGENET)[1])
+        preprocessing = (Preprocessing((32, 32), *colours) if known is None else
                          Preprocessing((224, 224), *colours, style="torchvision", resize=256))
         names = class_names.known("imagenet") if module.num_classes == 1000 else ()
     if classes is not None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import classification, diagnostics, models
+from cnnjax import classification, diagnostics, models, networks
 from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax.config import Field, Fields
@@ -219,7 +219,7 @@ def measure(config: ConfigDict, workdir: Path) -> None:
     """
     for cell in why_cells(list(cells(config))):
         if not why_depth.read(workdir, [cell.folder]):
-            trained = classification.load_run(workdir / "cells" / cell.folder)
+            trained = networks.load_run(workdir / "cells" / cell.folder)
             dataset = datasets.load(config.data, cell.seed)
             measured = why_depth.measure(trained.module, trained.variables, dataset)
             if distributed.is_writer():

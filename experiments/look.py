@@ -11,6 +11,7 @@ from cnnjax import classification, trained
 from cnnjax import data as datasets
 from cnnjax.data import augment, detection
 from cnnjax.errors import UserError
+from cnnjax.networks import load_run
 from cnnjax.reporting import look, why
 from experiments import why_depth
 
@@ -26,7 +27,7 @@ def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | 
     """
     if count < 1:
         raise UserError(f"--count {count}: expected 1 or more")
-    trained = classification.load_run(workdir, step)
+    trained = load_run(workdir, step)
     if image is not None:
         images = read_image(image, trained.image_shape)[None]
     elif trained.config.data.streamed:
@@ -50,7 +51,7 @@ def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str]
         raise UserError("look --trained needs --data PATH, a tar or folder of the images that it was trained on")
     surfaces: dict[str, Any] = {}
     if not networks:
-        at = classification.load_run(workdir, step)
+        at = load_run(workdir, step)
         if at.config.data.streamed:
             raise UserError(f"{workdir} was trained on streamed images, which are not kept: --landscape needs them")
         dataset = datasets.load(at.config.data, at.config.seed)

@@ -39,7 +39,7 @@ from optuna.distributions import (
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from cnnjax import classification
+from cnnjax import classification, networks
 from cnnjax import config as configs
 from cnnjax.errors import Diverged, UserError, first_line
 from cnnjax.reporting import html, search, tables
@@ -86,7 +86,7 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
         raise UserError(f"--workers {workers}: expected at least 1")
     trials = count(config, space)
     dataset = classification.load_data(config)      # what is wrong is said before the workdir is this sweep's
-    classification.check_images(config, classification.create_model(config, len(dataset.classes)), dataset)
+    classification.check_images(config, networks.create_model(config, len(dataset.classes)), dataset)
     with _prepared(config, workdir):
         study = open_study(workdir, config, storage)
         _same_sweep(study, config, space)

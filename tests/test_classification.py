@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import classification
+from cnnjax import classification, networks
 from cnnjax.errors import UserError
 from cnnjax.training import workdir as workdirs
 
@@ -114,6 +114,6 @@ def test_streaming_without_a_size_is_refused(tmp_path, tiny):
 def test_every_network_may_be_synced_or_not(tiny):
     """`sync_batch_norm` sets the axis where a network has batch norm, and is no error where it has none."""
     config = tiny("sync_batch_norm=True")
-    assert classification.create_model(config, 10).bn_axis_name == "data"
+    assert networks.create_model(config, 10).bn_axis_name == "data"
     config.model = SimpleNamespace(name="lenet5").__dict__
-    classification.create_model(config, 10)
+    networks.create_model(config, 10)

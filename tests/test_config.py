@@ -155,9 +155,10 @@ def test_home_is_expanded_at_the_beginning_of_a_path(found, expected, tmp_path, 
 @pytest.mark.parametrize("field", configs.PATH_FIELDS)
 def test_home_is_expanded_in_config_files_and_overrides(field, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "c.py").write_text("from configs.ladder import defaults\n\ndef get_config():\n"
-                                   f"    config = defaults.ladder()\n    config.{field} = '~/in the file'\n"
-                                   "    return config\n")
+    of = "defaults.classification" if field.startswith("init.") else "ladder.defaults.ladder"
+    (tmp_path / "c.py").write_text("from configs import defaults, ladder\nimport configs.ladder.defaults\n\n"
+                                   f"def get_config():\n    config = {of}()\n"
+                                   f"    config.{field} = '~/in the file'\n    return config\n")
     assert configs.flatten(configs.load("~/c.py"))[field] == f"{tmp_path}/in the file"
     assert configs.flatten(configs.load("~/c.py", [f"{field}=~/here"]))[field] == f"{tmp_path}/here"
     assert configs.flatten(configs.load("~/c.py", [f"{field}="]))[field] == ""

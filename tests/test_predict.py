@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import class_names, classification, cli, models, predict, trained
+from cnnjax import class_names, classification, cli, models, networks, predict, trained
 from cnnjax.data.preprocessing import Preprocessing
 from cnnjax.errors import UserError
 from cnnjax.interop import to_torch, torch_fields, write_safetensors
@@ -144,7 +144,7 @@ def test_networks_of_the_package_give_the_errors_of_their_cards_preprocessing(tm
 
 
 def test_a_run_predicts_its_own_test_images(classifier_run, tmp_path, capsys):
-    config = classification.read_run(classifier_run)
+    config = networks.read_run(classifier_run)
     dataset = classification.load_data(config)
     images = dataset.test.images[:60]
     paths = [tmp_path / f"{i:02}.png" for i in range(len(images))]
@@ -152,7 +152,7 @@ def test_a_run_predicts_its_own_test_images(classifier_run, tmp_path, capsys):
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(path)
     network = predict.of_run(classifier_run)
     predictions, _ = predict.predict(network, paths)
-    run = classification.load_run(classifier_run)
+    run = networks.load_run(classifier_run)
     x = (np.asarray(images, np.float32) / 255 - dataset.mean) / dataset.std
     logits = run.module.apply(run.variables, x.astype(np.float32))
     assert [p.classes[0] for p in predictions] == [dataset.classes[i] for i in np.asarray(logits).argmax(1)]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from cnnjax import classification, interop, models
+from cnnjax import interop, models, networks
 from cnnjax.data.detection import DetectionSet
 from cnnjax.detection import backbones, saved, stages
 from cnnjax.detection.backbones import Backbone
@@ -48,7 +48,7 @@ def _classifier(backbone: Backbone) -> Variables:
     if path.is_file():
         _check_stride(backbone, interop.torch_fields(backbone.name))
         return interop.from_torch(backbone.name, path)
-    trained = classification.load_run(path)
+    trained = networks.load_run(path)
     _check_stride(backbone, trained.config.model)
     return dict(trained.variables)
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cnnjax import classification
 from cnnjax import config as configs
+from cnnjax import networks
 from cnnjax.training import loop
 from configs import defaults
 
@@ -21,7 +21,7 @@ def test_config(path):
     configs.check(config, defaults.classification())
     loop.check(config)
     assert f"--config configs/zoo/{path.name}" in path.read_text()
-    module = classification.create_model(config, 10)
+    module = networks.create_model(config, 10)
     side = config.data.image_size
     x = jnp.zeros((2, side, side, 3 if config.data.source == "imagenet2012" else 1))
     logits, _ = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x), x)

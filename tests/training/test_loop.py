@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from cnnjax import classification, cli
+from cnnjax import classification, cli, networks
 from cnnjax.errors import Diverged, UserError
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
@@ -20,7 +20,7 @@ LONG = ("steps=300", "schedule.boundaries=(100,200)", "eval_every=50", "checkpoi
 
 
 def final_parameters(workdir):
-    run = classification.load_run(workdir)
+    run = networks.load_run(workdir)
     assert run.step == run.config.steps
     return leaves(run.variables)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import export
 
-from cnnjax import classification, models
+from cnnjax import classification, models, networks
 from cnnjax.detection import settings
 from cnnjax.training import optimizers
 from cnnjax.training import state as states
@@ -30,7 +30,7 @@ def test_a_classifier_s_training_step_lowers(name, tiny):
     config = tiny()
     module = models.create(name, num_classes=10)
     image = jax.ShapeDtypeStruct((2, *models.image_shape(name)), jnp.float32)
-    init = partial(classification.init_variables, module, image.shape[1:])
+    init = partial(networks.init_variables, module, image.shape[1:])
     state = jax.eval_shape(lambda: states.create(config, init))
 
     def loss(variables, batch, key, hyper, axis_name):

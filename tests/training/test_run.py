@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import classification
+from cnnjax import classification, networks
 from cnnjax.errors import UserError
 from cnnjax.training import history, loop
 from cnnjax.training import state as states
@@ -39,7 +39,7 @@ def test_a_run_says_what_using_its_network_needs(classifier_run, tiny):
 
 def test_a_run_is_loaded_without_its_images(classifier_run, monkeypatch):
     monkeypatch.setattr(classification, "load_data", None)
-    run = classification.load_run(classifier_run)
+    run = networks.load_run(classifier_run)
     logits = run.module.apply(run.variables, jnp.zeros((1, *run.image_shape)), train=False)
     assert logits.shape == (1, len(run.classes))
     assert run.step == run.config.steps
@@ -60,7 +60,7 @@ def test_a_run_of_another_format_is_refused_in_one_line(finished, text, message)
     if text is not None:
         (finished / "run.json").write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        classification.load_run(finished)
+        networks.load_run(finished)
     assert "\n" not in str(error.value)
 
 
@@ -76,7 +76,7 @@ def test_more_steps_give_what_a_run_of_so_many_steps_gives(tmp_path, tiny):
     assert result["steps"] == 20
     more, whole = (tmp_path / name / workdirs.METRICS for name in ("more", "whole"))
     assert more.read_bytes() == whole.read_bytes()
-    a, b = (leaves(classification.load_run(tmp_path / name).variables) for name in ("more", "whole"))
+    a, b = (leaves(networks.load_run(tmp_path / name).variables) for name in ("more", "whole"))
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
