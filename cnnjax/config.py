@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,19 @@ from cnnjax.errors import UserError, one_line
 
 PATH_FIELDS = ("data.path", "data.cache", "backbone.weights", "init.weights")
 """The fields that hold a path, in which `load` expands `~`."""
+
+
+RENAMED = {
+    "proposals.smallest": "proposals.min_size",
+    "proposals.most": "proposals.max_proposals",
+    "test.most": "test.max_detections",
+    "rcnn.test.most": "rcnn.test.max_detections",
+    "sppnet.test.most": "sppnet.test.max_detections",
+    "faster_rcnn.smallest": "faster_rcnn.min_size",
+    **{f"faster_rcnn.proposals_{part}.{old}": f"faster_rcnn.proposals_{part}.{new}" for part in ("train", "test")
+       for old, new in (("before", "pre_nms_top_n"), ("after", "post_nms_top_n"))},
+}
+"""Fields that were called otherwise up to version 0.1: `load` takes the old names, and says so."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +102,21 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         config = call(path, "get_config")
         if not isinstance(config, ConfigDict):
             raise UserError(f"config file {path}: get_config() gave {type(config).__name__}, expected a ConfigDict")
+    for old, new in RENAMED.items():
+        *parents, name = old.split(".")
+        node: Any = config
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, ConfigDict) else None
+        if isinstance(node, ConfigDict) and name in node:
+            _tell_renamed(old)
+            with node.unlocked():
+                node[new.split(".")[-1]] = node[name]
+                del node[name]
     for override in overrides:
         field, equals, text = override.partition("=")
+        if field in RENAMED:
+            _tell_renamed(field)
+            field = RENAMED[field]
         if not equals:
             raise UserError(f"--config.{field}: expected --config.{field}=VALUE")
         set_field(config, field, text)
@@ -99,6 +126,11 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         if isinstance(value, str) and value.startswith("~"):
             config[group][name] = str(user_path(value))
     return config
+
+
+def _tell_renamed(field: str) -> None:
+    print(f"config field {field!r} is called {RENAMED[field]!r} now: the next version will not know its old name",
+          file=sys.stderr)
 
 
 def call(path: Path, name: str) -> Any:

@@ -182,3 +182,17 @@ def test_a_run_is_shortened_by_its_steps_alone(name):
     short = [float(schedules.from_config(config.schedule, 30, config.batch_size)(step)) for step in range(30)]
     near = [min(abs(rate - other) for other in whole[max(0, i - 1):i + 2]) for i, rate in enumerate(short)]
     assert max(near) < 0.1
+
+
+def test_old_names_of_fields_are_taken_and_told(tmp_path, capsys):
+    file = tmp_path / "old.py"
+    file.write_text("from configs.ladder import scatter\n\n\ndef get_config():\n    config = scatter.get_config()\n"
+                    "    config.proposals.most = 77\n    config.faster_rcnn.proposals_test.update(after=9)\n"
+                    "    return config\n")
+    config = configs.load(file, ["faster_rcnn.smallest=3", "test.most=5"])
+    configs.check(config, ladder_defaults.ladder())
+    assert (config.proposals.max_proposals, config.faster_rcnn.proposals_test.post_nms_top_n) == (77, 9)
+    assert (config.faster_rcnn.min_size, config.test.max_detections) == (3.0, 5)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split("'")[1::2] for line in told] == [[old, configs.RENAMED[old]] for old in (
+        "proposals.most", "faster_rcnn.proposals_test.after", "faster_rcnn.smallest", "test.most")]
