@@ -14,7 +14,8 @@ MODULES = {
     "faster_rcnn": "faster_rcnn",
 }
 """The file of each detector, in the order of the papers. It has `create(num_classes, **fields)`; "FILE:FUNCTION" names
-another function, where one file has several detectors."""
+another function, where one file has several detectors. Code outside of the library may add its own, with the module's
+full name."""
 
 
 def names() -> list[str]:
@@ -30,4 +31,5 @@ def create(name: str, num_classes: int, **fields: Any) -> Detector:
     if name not in MODULES:
         raise UserError(f"model.name: found {name!r}, expected one of {', '.join(MODULES)}{nearest(name, MODULES)}")
     file, _, function = MODULES[name].partition(":")
-    return getattr(importlib.import_module(f"cnnjax.detection.{file}"), function or "create")(num_classes, **fields)
+    module = importlib.import_module(file if "." in file else f"cnnjax.detection.{file}")
+    return getattr(module, function or "create")(num_classes, **fields)
