@@ -1,6 +1,7 @@
 """The command `cnnjax`: one verb a use. `cnnjax --help` teaches."""
 
 import argparse
+import contextlib
 import importlib.util
 import os
 import sys
@@ -172,8 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     verb("config", _config, "every field of a config file: its value, default, allowed values and meaning", config="",
          workdir=None)
 
-    verb("ladder", _ladder, "R-CNN, SPP-net, Fast R-CNN, Faster R-CNN on the same data: accuracy and time side by side",
-         config="configs/ladder/scatter.py", workdir="runs/ladder")
+    sub = verb("ladder", _ladder, "detectors on the same data and backbone: accuracy and time side by side",
+               config="configs/ladder/scatter.py", workdir="runs/ladder")
+    _processes(sub, devices=1)
 
     sub = verb("bench", _bench, "speed of this machine, against PyTorch where it is installed",
                config="configs/train/digits.py", workdir=None)
@@ -191,13 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _processes(sub: argparse.ArgumentParser) -> None:
+def _processes(sub: argparse.ArgumentParser, devices: int = 2) -> None:
     group = sub.add_argument_group("several processes, one command each, on a workdir that all see")
     group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0; auto: as Slurm or the cloud says")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")
     group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
     sub.add_argument("--devices", type=int, metavar="N", help="that a CPU is shared out to, a core each; default 2, as "
-                     "the paper's two GPUs: batch norm sees half of a batch on each")
+                     "the two GPUs of He et al. 2015: batch norm sees half of a batch on each; 1 for detectors")
+    sub.set_defaults(default_devices=devices)
 
 
 def _network(sub: argparse.ArgumentParser) -> None:
@@ -270,7 +273,8 @@ def _relaunch(options: argparse.Namespace) -> None:
     trains = hasattr(options, "devices") or getattr(options, "what", "") in ("loop", "data")
     if not trains or not on_cpu:
         return
-    environment = launch.environment(getattr(options, "devices", None) or min(2, os.cpu_count() or 1))
+    default = min(getattr(options, "default_devices", 2), os.cpu_count() or 1)
+    environment = launch.environment(getattr(options, "devices", None) or default)
     if environment != os.environ:
         os.execve(sys.executable, [sys.executable, "-m", "cnnjax.cli", *sys.argv[1:]], environment)
 
@@ -390,8 +394,13 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
+    import jax
+
     from configs.ladder import defaults
     from experiments import ladder
+    if options.devices is None:             # `train`, which gets here too, was started with two
+        with contextlib.suppress(RuntimeError):         # JAX has begun, in a process that is not the command's own
+            jax.config.update("jax_num_cpu_devices", 1)
     ladder.run(_load(options, overrides, defaults.ladder()), options.workdir)
 
 

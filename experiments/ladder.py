@@ -28,6 +28,7 @@ from cnnjax.errors import UserError
 from cnnjax.evaluation.coco_ap import coco_ap
 from cnnjax.evaluation.voc_ap import proposal_recall, voc_ap
 from cnnjax.reporting import boxes, html, tables
+from cnnjax.training import distributed
 from cnnjax.training import workdir as workdirs
 
 COUNTS = (50, 100, 200, 500, 1000, 2000)
@@ -41,15 +42,17 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check(config)
     with workdirs.claim(workdir, config):
         data = datasets.load(config.data, config.seed)
-        workdirs.write(workdir / "data.json", workdirs.to_json({
-            "classes": data.classes, "train": len(data.train), "test": len(data.test), "skipped": data.skipped,
-            "unused": data.unused, "notes": data.notes, "split": dict(data.split)}, indent=1) + "\n")
-        for line in data.said():
-            print(line)
+        if distributed.is_writer():
+            workdirs.write(workdir / "data.json", workdirs.to_json({
+                "classes": data.classes, "train": len(data.train), "test": len(data.test), "skipped": data.skipped,
+                "unused": data.unused, "notes": data.notes, "split": dict(data.split)}, indent=1) + "\n")
+            for line in data.said():
+                print(line)
         for name in config.detectors:
             if not (workdir / "cells" / name / "result.json").exists():
                 cell(name, config, data, workdir)
-        report(workdir)
+        if distributed.is_writer():
+            report(workdir)
 
 
 def check(config: ConfigDict) -> None:
@@ -66,7 +69,8 @@ def check(config: ConfigDict) -> None:
 
 
 def cell(name: str, config: ConfigDict, data: DetectionData, workdir: Path) -> None:
-    """Trains and tests one detector; `result.json` in its folder says that it is done."""
+    """Trains and tests one detector; `result.json` in its folder says that it is done. Of several processes all do so,
+    and one writes."""
     folder = workdir / "cells" / name
     detector = settings.detector_of(config, name, len(data.classes))
     search = Cache(workdir / "proposals", detector.proposals) if detector.needs_proposals else None
@@ -83,14 +87,19 @@ def cell(name: str, config: ConfigDict, data: DetectionData, workdir: Path) -> N
                              lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [])
         variables = stages.run(stages.stages_of(detector, setup), training, folder)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
-        workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
-        saved.save(folder, name, detector, data.classes, variables)
-    variables = jax.device_put(saved.load(folder).variables)
+        if distributed.is_writer():
+            workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
+            saved.save(folder, name, detector, data.classes, variables)
+    else:
+        variables = saved.load(folder).variables
+    variables = jax.device_put(variables)
     found = []
     for i in range(len(data.test)):
         image = data.test.read(i)
         inference.predict(detector, variables, image, search)       # compiles where a size is new; the second is timed
         found.append(inference.predict(detector, variables, image, search))
+    if not distributed.is_writer():
+        return
     _samples(detector, data, found, workdir / "figures" / f"{name}.png")
     result = {**scores(found, data, config.eleven_points), **json.loads((folder / "training.json").read_text()),
               "title": detector.title,

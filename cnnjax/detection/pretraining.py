@@ -34,12 +34,13 @@ def backbone(rcnn: RCNN, training: ConfigDict, images: DetectionSet, seed: int, 
             parts["head"] = ""
         return backbones.transplant(variables, source, parts)
     file = folder / "variables.npz"
-    if not file.exists():
-        setup = stages.Setup(images, training, seed, flip, 1.0, variables, list)
-        trained = rcnn.finetuning(setup, random_windows(images, seed), "pre-training")
-        variables = stages.fit(trained, training, folder)
-        saved.write_arrays(file, variables)
-    return saved.read_arrays(file)
+    if file.exists():
+        return saved.read_arrays(file)
+    setup = stages.Setup(images, training, seed, flip, 1.0, variables, list)
+    trained = rcnn.finetuning(setup, random_windows(images, seed), "pre-training")
+    variables = stages.fit(trained, training, folder)
+    saved.write_arrays(file, variables)
+    return variables
 
 
 def _classifier(backbone: Backbone) -> Variables:

@@ -14,6 +14,7 @@ from cnnjax import detection
 from cnnjax.detection.backbones import flat, nested
 from cnnjax.detection.detector import Detector, Variables
 from cnnjax.errors import UserError
+from cnnjax.training import distributed
 from cnnjax.training import workdir as workdirs
 
 FORMAT = 1
@@ -62,7 +63,9 @@ def load(folder: Path) -> Saved:
 
 def write_arrays(path: Path, tree: Mapping[str, Any]) -> None:
     """Writes arrays by path, whole or not at all. A collection without arrays, such as the `batch_stats` of a network
-    without batch norm, leaves no trace."""
+    without batch norm, leaves no trace. Of the processes of one run the one that writes does so."""
+    if not distributed.is_writer():
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with open(part, "wb") as file:
         named: dict[str, Any] = {name: np.asarray(value) for name, value in flat(tree).items()}

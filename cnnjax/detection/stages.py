@@ -43,7 +43,10 @@ class Training:
         return dict(self.variables)
 
     def data(self) -> Stream:
-        return Stream(lambda step, shard, shards: self.stream(step))
+        def part(batch: Any, shard: int, shards: int) -> Any:
+            count = len(jax.tree.leaves(batch)[0]) // shards
+            return jax.tree.map(lambda x: x[shard * count:(shard + 1) * count], batch)
+        return Stream(lambda step, shard, shards: (part(batch, shard, shards) for batch in self.stream(step)))
 
     def get_batch(self, data: Any, key: jax.Array, step: jax.Array, shard: jax.Array, shards: int) -> Any:
         return data

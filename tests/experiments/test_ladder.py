@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.training import workdir as workdirs
 from configs.ladder import bccd, defaults, scatter, voc2007
 from experiments import ladder
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_port, start
 from tests.tiny_runs import TINY_LADDER as TINY
 
 KINDS = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
@@ -137,6 +137,30 @@ def test_killed_runs_go_on_to_the_same_result(ladder_run, tmp_path):
     rows = [{f.relative_to(w): f.read_text() for f in w.glob("cells/**/metrics.jsonl")} for w in (ladder_run, tmp_path)]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 5            # of the pre-training too
+
+
+# Last run 2026-11-25: passed, 1 minute on two loaded cores.
+@pytest.mark.slow
+def test_two_processes_train_as_two_devices_of_one(tmp_path):
+    config = tmp_path / "config.py"
+    config.write_text("from tests.faults import tiny_faster\n\n\ndef get_config():\n"
+                      "    config = tiny_faster.get_config()\n    for phase in (config.pretraining, "
+                      "config.faster_rcnn.training):\n        phase.update(steps=6, log_every=2, checkpoint_every=6, "
+                      "eval_every=6)\n    return config\n")
+    address = ("--coordinator", f"localhost:{free_port()}", "--processes", "2")
+    several = [start("ladder", "--config", config, "--workdir", tmp_path / "several", *address, "--process", n)
+               for n in range(2)]
+    for process in (*several, start("ladder", "--config", config, "--workdir", tmp_path / "one", "--devices", "2",
+                                    devices=2)):
+        assert process.wait(timeout=600) == 0, process.stderr.read()
+    rows = [{f.relative_to(w): f.read_text() for f in w.glob("cells/**/metrics.jsonl")}
+            for w in (tmp_path / "one", tmp_path / "several")]
+    assert len(rows[0]) == 2
+    assert rows[0] == rows[1]
+    results = [json.loads((tmp_path / w / "cells" / "faster_rcnn" / "result.json").read_text())
+               for w in ("one", "several")]
+    assert results[0]["ap"] == results[1]["ap"]
+    assert (tmp_path / "several" / "report.html").exists()
 
 
 # Last run 2026-11-24: passed, 3.5 minutes on two loaded cores.
