@@ -18,7 +18,8 @@ def minibatch(images, objects):
         return jnp.asarray(np.concatenate([corner, corner + rng.uniform(12, 30, (images, count, 2))], -1), jnp.float32)
     return {"images": jnp.asarray(rng.integers(0, 256, (images, 64, 64, 3), np.uint8)),
             "sizes": jnp.full((images, 2), 64), "boxes": boxes(4),
-            "classes": jnp.asarray(rng.integers(0, 3, (images, 4))), "difficult": jnp.zeros((images, 4), bool), "valid": jnp.arange(4) < jnp.array(objects)[:, None],
+            "classes": jnp.asarray(rng.integers(0, 3, (images, 4))),
+            "difficult": jnp.zeros((images, 4), bool), "valid": jnp.arange(4) < jnp.array(objects)[:, None],
             "proposals": boxes(12), "proposals_valid": jnp.ones((images, 12), bool)}
 
 
