@@ -15,12 +15,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax import config as configs
 from cnnjax import data as datasets
-from cnnjax import networks
-from cnnjax.config import Field, Fields
+from cnnjax import fields, networks
 from cnnjax.data import augment, feed, streaming
 from cnnjax.errors import UserError, first_line
+from cnnjax.fields import Field, Fields
 from cnnjax.models.layers import BatchNorm
 from cnnjax.networks import create_model, load_run
 from cnnjax.training import distributed, loop, population
@@ -37,8 +36,8 @@ AUXILIARY_WEIGHT = 0.3
 FIELDS: Fields = {
     "model": {
         "name": Field("resnet20", "a network of `cnnjax summary`; its fields may be set beside, such as model.width"),
-        configs.ANY: Field(None, "fields of the network")},
-    "dtype": Field("float32", "of activations", choices=("float32", "bfloat16")),
+        fields.ANY: Field(None, "fields of the network")},
+    "dtype": Field("float32", "of activations", allowed=("float32", "bfloat16")),
     "deterministic": Field(False, "the same bits on a GPU too, where sums are faster in any order"),
     "sync_batch_norm": Field(False, "batch statistics over all devices; else of each device, as the paper"),
     "data": datasets.FIELDS,
@@ -201,7 +200,7 @@ def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] 
     Each member becomes an ordinary run in a folder of its own, by default in `workdir/members`. Where `together`, by
     default on accelerators, they are one program whose checkpoints are in `workdir` until they are split at the end.
     """
-    configs.check_values(config, FIELDS)
+    fields.check_values(config, FIELDS)
     members = population.members(config)
     folders = folders or [workdir / "members" / str(i) for i in range(len(members))]
     if not (population.together() if together is None else together):
@@ -219,7 +218,7 @@ def train_population(config: ConfigDict, workdir: Path, folders: Sequence[Path] 
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the field for a config that no network could be trained by, before anything is read."""
     loop.check(config)
-    configs.check_values(config, FIELDS)
+    fields.check_values(config, FIELDS)
     create_model(config, 10)
     if config.data.ten_crop and not config.data.streamed:
         raise UserError("config field 'data.ten_crop': only streamed images are cropped; set data.streamed")

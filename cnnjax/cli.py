@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import __version__, launch
+from cnnjax import __version__, fields, launch
 from cnnjax import config as configs
 from cnnjax.config import user_path
 from cnnjax.errors import DISK, UserError
@@ -407,14 +407,14 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
 def _config(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.reporting import tables
     config = configs.load(_find(options.config), overrides)
-    fields = fields_of(config)
-    configs.check(config, configs.defaults(fields))
-    configs.check_values(config, fields)
-    tables.show(("field", "value", "default", "allowed", "meaning"), configs.describe(config, fields),
+    known = fields_of(config)
+    configs.check(config, fields.defaults(known))
+    fields.check_values(config, known)
+    tables.show(("field", "value", "default", "allowed", "meaning"), fields.describe(config, known),
                 title=str(options.config), words=True)
 
 
-def fields_of(config: ConfigDict) -> configs.Fields:
+def fields_of(config: ConfigDict) -> fields.Fields:
     """The declared fields of the kind of config that this is, by the groups that it has."""
     if "study" in config:
         from experiments import depth

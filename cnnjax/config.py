@@ -1,7 +1,6 @@
-"""Config fields declared once; config files and the overrides of the command line: read, checked, compared."""
+"""Config files and the overrides of the command line: read, checked by name and type, compared."""
 
 import ast
-import dataclasses
 import difflib
 import importlib.util
 import json
@@ -33,45 +32,8 @@ RENAMED = {
 }
 """Fields that were called otherwise up to version 0.1: `load` takes the old names, and says so."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A field of a config: its default, whose type is the field's, what it means, and which values it may have."""
-
-    default: Any
-    help: str
-    interval: str = ""                  # of a number, or of each of a tuple, such as "[0, 1)"
-    choices: tuple[str, ...] = ()       # of a text
-
-
-COUNT, NATURAL = "[1, 2147483647]", "[0, 2147483647]"
-"""Intervals of what is counted in int32, such as steps."""
-
-SHARE = "[0, 1]"
-
-ANY = "*"
-"""In a group, stands for fields of any name: those of what the group's `name` says."""
-
 OPEN = ("model", "optimizer")
-"""The groups that have it."""
-
-Fields = Mapping[str, Any]
-"""Declared fields: a `Field` by name, or the `Fields` of a group."""
-
-
-def defaults(fields: Fields) -> ConfigDict:
-    """The config of declared fields at their defaults."""
-    return ConfigDict({name: of.default if isinstance(of, Field) else defaults(of) for name, of in fields.items()
-                       if name != ANY})
-
-
-def declared(fields: Fields, prefix: str = "") -> dict[str, Field]:
-    """The declared fields by dotted name, ANY left out."""
-    found: dict[str, Field] = {}
-    for name, of in fields.items():
-        if name != ANY:
-            found |= {prefix + name: of} if isinstance(of, Field) else declared(of, f"{prefix}{name}.")
-    return found
+"""Groups that have fields of any name beside those declared: of what the group's `name` says."""
 
 
 def user_path(path: str | Path) -> Path:
@@ -223,39 +185,6 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + name] = value
     return leaves
-
-
-def check_values(config: ConfigDict, fields: Fields, prefix: str = "") -> None:
-    """Refuses a value outside of its field's interval or choices, of the declared fields that `config` has.
-
-    `prefix` is what the config's fields are called by before their name. Raises UserError naming the field, what was
-    found and what was expected.
-    """
-    found = flatten(config)
-    known = {name: field for name, field in declared(fields).items() if name in found}
-    require(config, {name: field.interval for name, field in known.items() if field.interval}, prefix)
-    for name, field in known.items():
-        if field.choices and found[name] not in field.choices:
-            *others, last = field.choices
-            raise UserError(f"config field '{prefix}{name}': found {found[name]!r}, expected "
-                            f"{', '.join(others)} or {last}{nearest(str(found[name]), field.choices)}")
-
-
-def describe(config: ConfigDict, fields: Fields) -> list[list[str]]:
-    """A row for each field of a config, in the order of their declaration: its name, value, default where that differs,
-    allowed values, meaning."""
-    known, found, rows = declared(fields), flatten(config), []
-    for name in [*(name for name in known if name in found), *(name for name in found if name not in known)]:
-        value = found[name]
-        field = known.get(name, Field(value, "of what the group's name says"))
-        allowed = field.interval.replace(", 2147483647]", ", ...)").replace(", 3e38]", ", ...)")
-        rows.append([name, repr(value), "" if value == field.default else repr(field.default),
-                     " ".join(field.choices) or allowed or _kind(field.default), field.help])
-    return rows
-
-
-def _kind(value: Any) -> str:
-    return {bool: "True or False", str: "text", tuple: "a tuple"}.get(type(value), type(value).__name__)
 
 
 def check(config: ConfigDict, reference: ConfigDict) -> None:

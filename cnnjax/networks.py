@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax import interop, models, trained
-from cnnjax.config import Field, Fields, nearest, user_path
+from cnnjax.config import nearest, user_path
 from cnnjax.errors import UserError
+from cnnjax.fields import Field, Fields
 from cnnjax.models.googlenet import GoogLeNet
 from cnnjax.training import run as runs
 from cnnjax.training import step as steps

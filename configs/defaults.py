@@ -3,13 +3,13 @@
 from ml_collections import ConfigDict
 
 from cnnjax import classification as classifier
-from cnnjax import config as configs
+from cnnjax import fields
 from experiments import depth
 
 
 def classification() -> ConfigDict:
     """A classifier by the recipe of He et al. 2015, section 4.2: SGD with momentum, 64k steps of 128 images."""
-    return configs.defaults(classifier.FIELDS)
+    return fields.defaults(classifier.FIELDS)
 
 
 def sweep() -> ConfigDict:
@@ -33,4 +33,4 @@ CIFAR10_PUBLISHED = (("resnet20", 8.75), ("resnet32", 7.51), ("resnet44", 7.17),
 
 def depth_study() -> ConfigDict:
     """The comparison of plain and residual networks: every kind at every depth with every seed."""
-    return configs.defaults(depth.FIELDS)
+    return fields.defaults(depth.FIELDS)

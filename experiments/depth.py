@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 from cnnjax import classification, diagnostics, models, networks
 from cnnjax import config as configs
 from cnnjax import data as datasets
-from cnnjax.config import Field, Fields
 from cnnjax.data import augment
 from cnnjax.errors import UserError
+from cnnjax.fields import Field, Fields
 from cnnjax.reporting import curves, html, tables
 from cnnjax.reporting.statistics import binomial_half_width, difference_interval, mean_interval
 from cnnjax.training import distributed, population

@@ -3,24 +3,24 @@
 import pytest
 from ml_collections import ConfigDict
 
-from cnnjax import classification, cli
+from cnnjax import classification, cli, fields
 from cnnjax import config as configs
-from cnnjax.config import Field
 from cnnjax.errors import UserError
+from cnnjax.fields import Field
 from experiments import depth
 from tests.conftest import TINY
 
-GROUP = {"name": Field("a", "which", choices=("a", "b")), configs.ANY: Field(None, "of it")}
+GROUP = {"name": Field("a", "which", allowed=("a", "b")), fields.ANY: Field(None, "of it")}
 FIELDS = {"rate": Field(0.5, "of learning", "(0, 1]"), "group": GROUP, "sides": Field((2, 3), "in pixels", "[1, 8]")}
 
 
 def test_defaults_have_the_declared_fields_alone():
-    assert configs.defaults(FIELDS).to_dict() == {"rate": 0.5, "group": {"name": "a"}, "sides": (2, 3)}
-    assert list(configs.declared(FIELDS)) == ["rate", "group.name", "sides"]
+    assert fields.defaults(FIELDS).to_dict() == {"rate": 0.5, "group": {"name": "a"}, "sides": (2, 3)}
+    assert list(fields.declared(FIELDS)) == ["rate", "group.name", "sides"]
 
 
 def test_the_open_groups_are_those_that_declare_any_field():
-    found = {name for name, of in classification.FIELDS.items() if not isinstance(of, Field) and configs.ANY in of}
+    found = {name for name, of in classification.FIELDS.items() if not isinstance(of, Field) and fields.ANY in of}
     assert found == set(configs.OPEN)
 
 
@@ -30,21 +30,21 @@ def test_the_open_groups_are_those_that_declare_any_field():
     ({"group": {"name": "A"}}, "config field 'group.name': found 'A', expected a or b"),
 ])
 def test_a_value_that_is_not_allowed_is_refused(change, message):
-    config = configs.defaults(FIELDS)
+    config = fields.defaults(FIELDS)
     config.update(change)
     with pytest.raises(UserError, match=message):
-        configs.check_values(config, FIELDS)
+        fields.check_values(config, FIELDS)
 
 
 def test_a_prefix_is_told():
     with pytest.raises(UserError, match=r"'phase\.rate'"):
-        configs.check_values(ConfigDict({"rate": 3.0}), FIELDS, "phase.")
+        fields.check_values(ConfigDict({"rate": 3.0}), FIELDS, "phase.")
 
 
-@pytest.mark.parametrize("fields", [classification.FIELDS, depth.FIELDS])
-def test_every_field_is_explained_and_its_default_allowed(fields):
-    configs.check_values(configs.defaults(fields), fields)
-    for name, field in configs.declared(fields).items():
+@pytest.mark.parametrize("group", [classification.FIELDS, depth.FIELDS])
+def test_every_field_is_explained_and_its_default_allowed(group):
+    fields.check_values(fields.defaults(group), group)
+    for name, field in fields.declared(group).items():
         assert 5 < len(field.help) < 100, name
 
 
@@ -53,7 +53,7 @@ def test_the_table_of_a_config_tells_values_defaults_and_meanings(capsys):
     shown = capsys.readouterr().out
     assert "optimizer.learning_rate" in shown
     assert "model.width" in shown
-    rows = {row[0]: row for row in configs.describe(configs.load(TINY), classification.FIELDS)}
+    rows = {row[0]: row for row in fields.describe(configs.load(TINY), classification.FIELDS)}
     assert rows["steps"] == ["steps", "20", "64000", "[1, ...)", classification.FIELDS["steps"].help]
     assert rows["schedule.name"][2:4] == ["", "piecewise cosine polynomial constant"]
 
@@ -94,5 +94,5 @@ def test_every_field_of_a_classifier_is_read(tmp_path, tiny, reads):
     """In a run of one step; beside it the fields of the other schedules, sources and ways to start."""
     config = tiny("model.blocks=(1,)", "steps=1", "log_every=1", "schedule.warmup_steps=1")
     found = reads(config, lambda: classification.train(config, tmp_path / "run"))
-    unread = set(configs.declared(classification.FIELDS)) - found
+    unread = set(fields.declared(classification.FIELDS)) - found
     assert unread <= {"schedule.power", "deterministic"}, unread

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax.config import NATURAL, Field, Fields
 from cnnjax.data import sources
 from cnnjax.data.holdout import TEST_SHARE
 from cnnjax.data.sets import Dataset, ImageSet, summary
 from cnnjax.errors import UserError
+from cnnjax.fields import NATURAL, Field, Fields
 
 __all__ = ["Dataset", "ImageSet", "load", "summary"]
 
@@ -28,7 +28,7 @@ FIELDS: Fields = {
     "ten_crop": Field(False, "of streamed images: evaluate on four corners and centre, mirrored too"),
     "test_share": Field(TEST_SHARE, "of the images, drawn by seed, where a data set has no splits", "(0, 1)"),
     "validation": Field(0, "images held out of the training split", NATURAL),
-    "on_error": Field("stop", "or skip: broken images are left out, counted and listed", choices=("stop", "skip")),
+    "on_error": Field("stop", "or skip: broken images are left out, counted and listed", allowed=("stop", "skip")),
     "pad": Field(4, "random crops from images padded by so many pixels", "[0, 4096]"),
     "flip": Field(True, "random horizontal flips"),
 }

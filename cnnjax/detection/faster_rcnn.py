@@ -21,7 +21,7 @@ from cnnjax.detection.rpn import RPN, Anchors, Proposals, RPNOutput, TopN, propo
 from cnnjax.detection.stages import Setup, Stage, Training
 from cnnjax.detection.targets import RoITargets, Truth, anchor_targets, check_background, roi_targets
 from cnnjax.errors import UserError
-from cnnjax.fields import COUNT, NATURAL, SHARE, setting
+from cnnjax.fields import COUNT, NOT_NEGATIVE, SHARE, setting
 
 
 class Network(nn.Module):
@@ -60,7 +60,7 @@ class FasterRCNN:
     ratios: Sequence[float] = setting((0.5, 1.0, 2.0), "[0.01, 100]", "height over width", length=0)
     anchor_style: str = setting("caffe", ("caffe", "centre"), "of `ops.base_anchors`")
     rpn_channels: int = setting(512, "[1, 65536]", "of the RPN's hidden layer")
-    border: float = setting(0.0, NATURAL, "pixels that an anchor in training may cross the image's side by")
+    border: float = setting(0.0, NOT_NEGATIVE, "pixels that an anchor in training may cross the image's side by")
     positive: float = setting(0.7, SHARE, "IoU over which an anchor is an object")
     negative: float = setting(0.3, SHARE, "IoU under which it is background")
     rpn_batch: int = setting(256, COUNT, "anchors sampled of each image")

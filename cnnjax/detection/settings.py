@@ -15,7 +15,7 @@ from cnnjax.training import loop
 from cnnjax.training import state as states
 
 RANGES = {
-    "seed": configs.declared(loop.FIELDS)["seed"].interval,
+    "seed": "[0, 4294967295]",
     "data.jitter": "(0, 1]", "data.test_share": "(0, 1)",
 }
 

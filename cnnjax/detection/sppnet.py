@@ -22,7 +22,7 @@ from cnnjax.detection.postprocess import Postprocess
 from cnnjax.detection.proposals import SelectiveSearch
 from cnnjax.detection.stages import Setup, Stage, Training
 from cnnjax.detection.targets import Truth, check_background, roi_targets
-from cnnjax.fields import COUNT, NATURAL, POSITIVE, SHARE, setting
+from cnnjax.fields import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, setting
 
 
 class Network(nn.Module):
@@ -111,7 +111,7 @@ class SPPNet:
     svm_c: float = setting(1e-3, POSITIVE, "penalty of the SVMs' errors")
     svm_negative: float = setting(0.3, SHARE, "IoU under which a region is a negative of an SVM")
     svm_refit: int = setting(2000, COUNT, "hard negatives after which an SVM is fitted again")
-    ridge: float = setting(1000.0, NATURAL, "penalty of box regression")
+    ridge: float = setting(1000.0, NOT_NEGATIVE, "penalty of box regression")
     test: Postprocess = field(default_factory=lambda: Postprocess(score_threshold=-1.0))
 
     title: ClassVar[str] = "SPP-net"

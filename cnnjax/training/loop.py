@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import config as configs
-from cnnjax.config import COUNT, Field, Fields
+from cnnjax import fields
 from cnnjax.errors import UserError
+from cnnjax.fields import COUNT, Field, Fields
 from cnnjax.training import distributed, optimizers, population, schedules
 from cnnjax.training import state as states
 from cnnjax.training import step as steps_
@@ -143,7 +143,7 @@ FIELDS: Fields = {
 def check(config: ConfigDict, prefix: str = "") -> None:
     """Refuses what no loop can run. Raises UserError naming the field, what was found and what was expected; `prefix`
     is what the field is called by before its name."""
-    configs.check_values(config, FIELDS, prefix)
+    fields.check_values(config, FIELDS, prefix)
     boundaries = config.schedule.boundaries
     if list(boundaries) != sorted(set(boundaries)):
         raise UserError(f"config field '{prefix}schedule.boundaries': found {boundaries}, expected steps in order")

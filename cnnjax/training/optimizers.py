@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from cnnjax.config import ANY, COUNT, Field, Fields, is_of, nearest
+from cnnjax.config import is_of, nearest
 from cnnjax.errors import UserError, one_line
+from cnnjax.fields import ANY, COUNT, Field, Fields
 from cnnjax.training import schedules
 
 FIELDS: Fields = {
@@ -21,7 +22,7 @@ FIELDS: Fields = {
     "nesterov": Field(False, "whether the momentum is Nesterov's"),
     "weight_decay": Field(1e-4, "of the parameters that `decay` says", "[0, 3e38]"),
     "decay": Field("all", "which parameters decay: all, as He et al. 2015, or kernels: no biases and no norms",
-                   choices=("all", "kernels")),
+                   allowed=("all", "kernels")),
     "clip_norm": Field(0.0, "norm to which the gradient is clipped; 0: it is not", "[0, 3e38]"),
     "label_smoothing": Field(0.0, "share of a label that goes to all classes alike", "[0, 1)"),
     "ema": Field(0.0, "decay of the averaged parameters that are evaluated; 0: none", "[0, 1)"),

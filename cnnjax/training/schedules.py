@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from cnnjax.config import COUNT, NATURAL, SHARE, Field, Fields
+from cnnjax.fields import COUNT, NATURAL, SHARE, Field, Fields
 
 Schedule = Callable[[jax.Array], jax.Array]
 
 FIELDS: Fields = {
     "name": Field("piecewise", "how the learning rate falls",
-                  choices=("piecewise", "cosine", "polynomial", "constant")),
+                  allowed=("piecewise", "cosine", "polynomial", "constant")),
     "boundaries": Field((0.5, 0.75), "of piecewise: where it falls, in shares of the run or steps: (32000, 48000)",
                         "(0, 2147483647]"),
     "factor": Field(0.1, "of piecewise: by which it falls at each boundary", "(0, 1]"),
@@ -25,9 +25,9 @@ FIELDS: Fields = {
     "warmup_steps": Field(0.0, "length of the warm-up, in steps, or under 1 a share of the run", NATURAL),
     "warmup_factor": Field(0.1, "of the learning rate, at which the warm-up starts", SHARE),
     "warmup": Field("linear", "climbs from the factor, or holds it until the warm-up ends",
-                    choices=("linear", "constant")),
+                    allowed=("linear", "constant")),
     "scale": Field("none", "scales the learning rate with batch_size / reference_batch, or with its root",
-                   choices=("none", "linear", "sqrt")),
+                   allowed=("none", "linear", "sqrt")),
     "reference_batch": Field(128, "the batch size that optimizer.learning_rate is meant for", COUNT),
 }
 """The group `schedule` of a config."""

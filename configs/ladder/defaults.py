@@ -5,8 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import config as configs
-from cnnjax import detection
+from cnnjax import detection, fields
 from cnnjax.detection import saved
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.postprocess import Postprocess
@@ -20,7 +19,7 @@ def training(steps: int, batch_size: int, learning_rate: float, boundaries: tupl
 
     `other` sets further fields, of the optimizer and the schedule too.
     """
-    config = configs.defaults({name: of for name, of in loop.FIELDS.items() if name != "seed"})
+    config = fields.defaults({name: of for name, of in loop.FIELDS.items() if name != "seed"})
     config.update(steps=steps, batch_size=batch_size, eval_every=steps, keep_checkpoints=1, tensorboard=False)
     config.optimizer.update(learning_rate=learning_rate, weight_decay=5e-4)
     config.schedule.boundaries = boundaries
