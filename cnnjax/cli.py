@@ -419,6 +419,9 @@ def fields_of(config: ConfigDict) -> fields.Fields:
     if "study" in config:
         from experiments import depth
         return depth.FIELDS
+    if "detectors" in config:
+        from cnnjax.detection import settings
+        return settings.declared(config)
     from cnnjax import classification
     return classification.FIELDS
 

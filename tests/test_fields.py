@@ -5,8 +5,10 @@ from ml_collections import ConfigDict
 
 from cnnjax import classification, cli, fields
 from cnnjax import config as configs
+from cnnjax.detection import settings
 from cnnjax.errors import UserError
 from cnnjax.fields import Field
+from configs.ladder import defaults as ladder_defaults
 from experiments import depth
 from tests.conftest import TINY
 
@@ -36,12 +38,20 @@ def test_a_value_that_is_not_allowed_is_refused(change, message):
         fields.check_values(config, FIELDS)
 
 
+def test_the_fields_of_a_ladder_are_those_of_its_detectors_too():
+    config = ladder_defaults.ladder()
+    rows = {row[0]: row for row in fields.describe(config, settings.declared(config))}
+    assert rows["faster_rcnn.rpn_nms"][3:] == ["[0, 1]", "IoU over which the worse of two proposals is dropped"]
+    assert rows["rcnn.training.steps"][1] == "70000"
+    assert not [row for row in rows.values() if row[4].startswith("of what the group's name")]
+
+
 def test_a_prefix_is_told():
     with pytest.raises(UserError, match=r"'phase\.rate'"):
         fields.check_values(ConfigDict({"rate": 3.0}), FIELDS, "phase.")
 
 
-@pytest.mark.parametrize("group", [classification.FIELDS, depth.FIELDS])
+@pytest.mark.parametrize("group", [classification.FIELDS, depth.FIELDS, settings.FIELDS])
 def test_every_field_is_explained_and_its_default_allowed(group):
     fields.check_values(fields.defaults(group), group)
     for name, field in fields.declared(group).items():

@@ -23,8 +23,26 @@ from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, 
 from cnnjax.data.holdout import TEST_SHARE, held_out
 from cnnjax.data.sets import sort_classes, summary
 from cnnjax.errors import UserError
+from cnnjax.fields import Field, Fields
 
 Batch = dict[str, np.ndarray]
+
+FIELDS: Fields = {
+    "source": Field("voc", "auto, voc, coco, yolo, huggingface, tfds, or scatter, the embedded set"),
+    "path": Field("", "folder of images and annotations"),
+    "train_split": Field("trainval", "train+val joins two"),
+    "test_split": Field("test", "empty: data.test_share of train_split, drawn by seed"),
+    "test_share": Field(TEST_SHARE, "of the images, drawn by seed, where a data set has no splits", "(0, 1)"),
+    "classes": Field((), "those to find; empty: all that are there"),
+    "on_error": Field("stop", "or skip: faulty images and boxes are left out, counted and listed", ("stop", "skip")),
+    "train_images": Field(0, "of scatter: how many are made"),
+    "test_images": Field(0, "of scatter: how many are made"),
+    "size": Field(0, "of scatter: pixels of a side"),
+    "canvases": Field(((600, 1000), (1000, 600)), "height and width; an image takes the one it fills best"),
+    "flip": Field(True, "random horizontal flips"),
+    "jitter": Field(1.0, "smallest scale of an image in training, at random; 1: none", "(0, 1]"),
+}
+"""The group `data` of a detector's config."""
 
 
 class Objects(NamedTuple):

@@ -26,7 +26,7 @@ class Proposals(NamedTuple):
 class SelectiveSearch:
     """Hyperparameters of selective search."""
 
-    mode: str = setting("fast", ("fast", "quality"))
+    mode: str = setting("fast", ("fast", "quality"), "of OpenCV's selective search")
     side: int = setting(500, "[1, 8192]", "pixels that the longer side of the image is resized to")
     min_size: int = setting(20, "[0, 8192]", "pixels of a box's sides there")
     max_proposals: int = setting(2000, COUNT, "of an image")

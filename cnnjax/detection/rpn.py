@@ -75,8 +75,8 @@ class RPN(nn.Module):
 class TopN:
     """How many boxes of a level, by objectness, go into NMS, and how many of an image come out."""
 
-    pre_nms_top_n: int = setting(6000, COUNT)
-    post_nms_top_n: int = setting(300, COUNT)
+    pre_nms_top_n: int = setting(6000, COUNT, "best anchors of each level that NMS is given")
+    post_nms_top_n: int = setting(300, COUNT, "proposals that it leaves")
 
 
 class Proposals(NamedTuple):

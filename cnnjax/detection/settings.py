@@ -8,22 +8,35 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax import detection, fields
+from cnnjax.data import detection as datasets
 from cnnjax.data.scatter import SIDES
 from cnnjax.detection import backbones
+from cnnjax.detection.backbones import Backbone
+from cnnjax.detection.postprocess import Postprocess
+from cnnjax.detection.proposals import SelectiveSearch
 from cnnjax.errors import UserError, first_line
+from cnnjax.fields import Field, Fields
 from cnnjax.training import loop
 from cnnjax.training import state as states
 
-RANGES = {
-    "seed": "[0, 4294967295]",
-    "data.jitter": "(0, 1]", "data.test_share": "(0, 1)",
+FIELDS: Fields = {
+    "seed": loop.FIELDS["seed"],
+    "dtype": Field("float32", "of activations", ("float32", "bfloat16")),
+    "deterministic": Field(False, "the same bits on a GPU too, where sums are faster in any order"),
+    "detectors": Field(("rcnn", "sppnet", "fast_rcnn", "faster_rcnn"), "those to train and compare"),
+    "data": datasets.FIELDS,
+    "backbone": fields.of_dataclass(Backbone()),
+    "proposals": fields.of_dataclass(SelectiveSearch()),
+    "test": fields.of_dataclass(Postprocess()),
+    "eleven_points": Field(True, "VOC 2007's average precision; else the area under the curve"),
 }
+"""The fields of a ladder's config beside the groups of its detectors and of their training."""
+
+TRAINING: Fields = {name: field for name, field in loop.FIELDS.items() if name != "seed"}
 
 SCATTER = {"data.train_images": "[1, 1000000]", "data.test_images": "[1, 1000000]",
            "data.size": f"[{SIDES[1]}, 8192]"}
 """Of the embedded set, whose digits have those sides."""
-
-CHOICES = {"data.on_error": ("stop", "skip")}
 
 SHARED = ("dtype", "canvases", "backbone", "proposals", "test")
 """The fields of detectors that all of a ladder may share; its config has `canvases` in the group `data`."""
@@ -44,14 +57,21 @@ def detector_of(config: ConfigDict, name: str, num_classes: int) -> Any:
     return detection.create(name, num_classes, **shared, **own)
 
 
+def declared(config: ConfigDict) -> Fields:
+    """All declared fields of a ladder's config."""
+    groups = {}
+    for name in detection.names():
+        if name in config:
+            own = fields.of_dataclass(detection.create(name, 1))
+            groups[name] = {field: of for field, of in own.items() if field not in ("num_classes", "canvases")}
+            groups[name]["training"] = TRAINING
+    return {**FIELDS, "pretraining": TRAINING, **groups}
+
+
 def check(config: ConfigDict) -> None:
     """Raises UserError naming the field, what was found and what was expected."""
-    leaves = configs.flatten(config)
-    configs.require(config, RANGES | (SCATTER if config.data.source == "scatter" else {}))
-    for field, known in CHOICES.items():
-        if leaves[field] not in known:
-            raise UserError(f"config field {field!r}: found {leaves[field]!r}, expected {' or '.join(known)}"
-                            f"{configs.nearest(leaves[field], known)}")
+    fields.check_values(config, declared(config))
+    configs.require(config, SCATTER if config.data.source == "scatter" else {})
     if any(not isinstance(name, str) for name in config.data.classes):
         raise UserError(f"config field 'data.classes': found {config.data.classes}, expected names")
     _check_canvases(config.data.canvases)

@@ -1,16 +1,11 @@
 """Defaults of the ladder: the settings of the papers, for VOC 2007. A config file changes what it must."""
 
-from dataclasses import asdict
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from cnnjax import detection, fields
-from cnnjax.detection import saved
-from cnnjax.detection.backbones import Backbone
-from cnnjax.detection.postprocess import Postprocess
-from cnnjax.detection.proposals import SelectiveSearch
-from cnnjax.training import loop
+from cnnjax.detection import saved, settings
 
 
 def training(steps: int, batch_size: int, learning_rate: float, boundaries: tuple[float, ...] = (), **other: Any,
@@ -19,7 +14,7 @@ def training(steps: int, batch_size: int, learning_rate: float, boundaries: tupl
 
     `other` sets further fields, of the optimizer and the schedule too.
     """
-    config = fields.defaults({name: of for name, of in loop.FIELDS.items() if name != "seed"})
+    config = fields.defaults(settings.TRAINING)
     config.update(steps=steps, batch_size=batch_size, eval_every=steps, keep_checkpoints=1, tensorboard=False)
     config.optimizer.update(learning_rate=learning_rate, weight_decay=5e-4)
     config.schedule.boundaries = boundaries
@@ -36,13 +31,10 @@ def shortened(steps: int, batch_size: int, learning_rate: float, **other: Any) -
 
 def fields_of(name: str) -> ConfigDict:
     """The group of a detector: its fields but for those that all detectors share."""
-    shared = {"dtype": "float32", "canvases": CANVASES, "backbone": asdict(Backbone()),
-              "proposals": asdict(SelectiveSearch()), "test": asdict(Postprocess())}
-    fields = saved.fields_of(detection.create(name, 1))
-    return ConfigDict({field: value for field, value in fields.items() if shared.get(field) != value})
-
-
-CANVASES = ((600, 1000), (1000, 600))
+    shared = fields.defaults(settings.FIELDS).to_dict()
+    shared["canvases"] = shared["data"]["canvases"]
+    own = saved.fields_of(detection.create(name, 1))
+    return ConfigDict({field: value for field, value in own.items() if shared.get(field) != value})
 
 
 def ladder() -> ConfigDict:
@@ -52,31 +44,8 @@ def ladder() -> ConfigDict:
     `backbone`, `proposals` (selective search) and `test` (postprocessing) are of all detectors that have no such group
     of their own.
     """
-    config = ConfigDict()
-    config.seed = 0
-    config.dtype = "float32"                # of activations: float32 or bfloat16
-    config.deterministic = False            # True: the same bits on a GPU too, where sums are faster in any order
-    config.detectors = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
-
-    config.data = ConfigDict()
-    config.data.source = "voc"              # auto, voc, coco, yolo, huggingface, tfds or scatter
-    config.data.path = ""
-    config.data.train_split = "trainval"    # "train+val" joins two
-    config.data.test_split = "test"         # empty: data.test_share of train_split, drawn by seed
-    config.data.test_share = 0.2            # of the images, where a data set has no splits
-    config.data.classes = ()                # empty: those that are found
-    config.data.on_error = "stop"           # or "skip": faulty images and boxes are left out, counted and listed
-    config.data.train_images = 0            # of scatter: how many are made
-    config.data.test_images = 0
-    config.data.size = 0                    # of scatter: pixels
-    config.data.canvases = CANVASES         # height and width; an image takes the one it fills best
-    config.data.flip = True
-    config.data.jitter = 1.0                # smallest scale at random; 1: none
-
-    config.backbone = ConfigDict(asdict(Backbone()))
+    config = fields.defaults(settings.FIELDS)
     config.pretraining = training(2000, 128, 1e-2)
-    config.proposals = ConfigDict(asdict(SelectiveSearch()))
-    config.test = ConfigDict(asdict(Postprocess()))
     for name, phase in {
             "rcnn": training(70_000, 128, 1e-3, (5 / 7,)),
             "sppnet": training(300_000, 2, 1e-4, (5 / 6,)),
@@ -84,5 +53,4 @@ def ladder() -> ConfigDict:
             "faster_rcnn": training(70_000, 1, 1e-3, (5 / 7,))}.items():
         config[name] = fields_of(name)
         config[name].training = phase
-    config.eleven_points = True             # VOC 2007's average precision; else the area under the curve
     return config
