@@ -7,6 +7,7 @@ is made from the files of the cells alone: `report(workdir)` makes it again with
 import json
 import time
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from ml_collections import ConfigDict
 from cnnjax import detection
 from cnnjax.config import nearest
 from cnnjax.data import detection as datasets
-from cnnjax.data.detection import DetectionData
+from cnnjax.data.detection import DetectionData, DetectionSet
 from cnnjax.detection import inference, pretraining, saved, settings, stages
-from cnnjax.detection.detector import Detector
+from cnnjax.detection.detector import Detector, Variables
 from cnnjax.detection.inference import Prediction
 from cnnjax.detection.proposals import Cache, Proposals
 from cnnjax.errors import UserError
@@ -42,15 +43,20 @@ def run(config: ConfigDict, workdir: Path) -> None:
     check(config)
     with workdirs.claim(workdir, config):
         data = datasets.load(config.data, config.seed)
+        validation = None
+        if config.data.validation:
+            kept, validation = datasets.hold_out(data.train, config.data.validation, config.seed)
+            data = data._replace(train=kept)
         if distributed.is_writer():
             workdirs.write(workdir / "data.json", workdirs.to_json({
-                "classes": data.classes, "train": len(data.train), "test": len(data.test), "skipped": data.skipped,
+                "classes": data.classes, "train": len(data.train), "test": len(data.test),
+                "validation": config.data.validation, "skipped": data.skipped,
                 "unused": data.unused, "notes": data.notes, "split": dict(data.split)}, indent=1) + "\n")
             for line in data.said():
                 print(line)
         for name in config.detectors:
             if not (workdir / "cells" / name / "result.json").exists():
-                cell(name, config, data, workdir)
+                cell(name, config, data, validation, workdir)
         if distributed.is_writer():
             report(workdir)
 
@@ -68,7 +74,7 @@ def check(config: ConfigDict) -> None:
     settings.check(config)
 
 
-def cell(name: str, config: ConfigDict, data: DetectionData, workdir: Path) -> None:
+def cell(name: str, config: ConfigDict, data: DetectionData, validation: DetectionSet | None, workdir: Path) -> None:
     """Trains and tests one detector; `result.json` in its folder says that it is done. Of several processes all do so,
     and one writes."""
     folder = workdir / "cells" / name
@@ -84,7 +90,8 @@ def cell(name: str, config: ConfigDict, data: DetectionData, workdir: Path) -> N
         training = config[name].training
         setup = stages.Setup(data.train, training, config.seed, config.data.flip, config.data.jitter,
                              pretraining.init_variables(detector, config.seed, backbone),
-                             lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [])
+                             lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [],
+                             partial(_validate, validation, data.classes, config, search) if validation else None)
         variables = stages.run(stages.stages_of(detector, setup), training, folder)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
         if distributed.is_writer():
@@ -108,6 +115,16 @@ def cell(name: str, config: ConfigDict, data: DetectionData, workdir: Path) -> N
               "disk_bytes": _disk(folder / "features", workdir / "proposals" if search is not None else None),
               "hardware": f"{jax.devices()[0].device_kind}, {jax.device_count()} device"}
     workdirs.write(folder / "result.json", workdirs.to_json(result, indent=1) + "\n")
+
+
+def _validate(images: DetectionSet, classes: Sequence[str], config: ConfigDict, search: Cache | None,
+              detector: Detector, variables: Variables) -> dict[str, Any]:
+    """mAP and COCO AP on the validation images."""
+    variables = jax.device_put(variables)
+    found = [inference.predict(detector, variables, images.read(i), search).detections for i in range(len(images))]
+    ap = voc_ap(found, images.objects, len(classes), eleven_points=config.eleven_points)
+    return {"examples": len(images), "map": float(np.nanmean(ap)),
+            "coco_ap": coco_ap(found, images.objects, len(classes))["AP"]}
 
 
 def _proposals(search: Cache, data: DetectionData) -> list[Proposals]:

@@ -23,7 +23,7 @@ from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, 
 from cnnjax.data.holdout import TEST_SHARE, held_out
 from cnnjax.data.sets import sort_classes, summary
 from cnnjax.errors import UserError
-from cnnjax.fields import Field, Fields
+from cnnjax.fields import NATURAL, Field, Fields
 
 Batch = dict[str, np.ndarray]
 
@@ -33,6 +33,7 @@ FIELDS: Fields = {
     "train_split": Field("trainval", "train+val joins two"),
     "test_split": Field("test", "empty: data.test_share of train_split, drawn by seed"),
     "test_share": Field(TEST_SHARE, "of the images, drawn by seed, where a data set has no splits", "(0, 1)"),
+    "validation": Field(0, "images held out of train_split, to score a detector on in training", NATURAL),
     "classes": Field((), "those to find; empty: all that are there"),
     "on_error": Field("stop", "or skip: faulty images and boxes are left out, counted and listed", ("stop", "skip")),
     "train_images": Field(0, "of scatter: how many are made"),
@@ -73,6 +74,11 @@ class DetectionSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def subset(self, rows: np.ndarray) -> "DetectionSet":
+        """The images of those numbers."""
+        return DetectionSet(tuple(self.names[i] for i in rows), self.sizes[rows], tuple(self.objects[i] for i in rows),
+                            lambda i: self.read(int(rows[i])))
 
 
 class DetectionData(NamedTuple):
@@ -213,6 +219,20 @@ def _classes(trained: Sequence[Part], parts: Sequence[Part], chosen: tuple[str, 
         if name not in known:
             raise UserError(f"data.classes: no object {name!r} in {path}{nearest(name, known)}")
     return chosen or known
+
+
+def hold_out(data: DetectionSet, count: int, seed: int) -> tuple[DetectionSet, DetectionSet]:
+    """A set without `count` of its images, drawn by name and seed, and those. Raises UserError where none would be left
+    or none of those has an object that counts."""
+    if count >= len(data):
+        raise UserError(f"config field 'data.validation': found {count}, but there are {len(data)} training images")
+    out = np.array(held_out(data.names, count / len(data), seed, "the training split"))
+    kept, held = data.subset(np.flatnonzero(~out)), data.subset(np.flatnonzero(out))
+    for images, what in ((kept, "to train on"), (held, "to validate on")):
+        if all(objects.difficult.all() for objects in images.objects):
+            raise UserError(f"config field 'data.validation': found {count}, which leaves no object {what}; try "
+                            "another number")
+    return kept, held
 
 
 # Images

@@ -33,7 +33,7 @@ class Detector(Protocol):
     - `frozen`, the beginnings of the paths of parameters that are not trained;
     - `pretrained`, which of its parts a pre-trained backbone fills: {"trunk": "trunk", "roi_heads/head": "head"};
     - `stages(setup)`, a list of `cnnjax.detection.stages.Stage`, where it is trained in several steps;
-    - `check()`, which raises UserError naming the field for hyperparameters that cannot be.
+    - `scored_in_training`, False where what is trained is not yet a detector, so that validation images tell nothing.
     """
 
     @property

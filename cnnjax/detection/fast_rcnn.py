@@ -92,8 +92,7 @@ class FastRCNN:
     def stages(self, setup: Setup) -> list[Stage]:
         """The training, then with `svd_ranks` the head's layers factorised (section 3.1)."""
         def train(done: Mapping[str, Variables], folder: Path) -> Training:
-            batches = setup.batches(self.canvases, setup.proposals())
-            return Training(setup.variables, self.loss, batches.stream, self.frozen, self.title, setup.seed)
+            return setup.whole(self, setup.batches(self.canvases, setup.proposals()).stream)
 
         def factorise(done: Mapping[str, Variables], folder: Path) -> Variables:
             params = done["train"]["params"]

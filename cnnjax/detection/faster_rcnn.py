@@ -87,6 +87,10 @@ class FasterRCNN:
                             f"{self.positive}")
 
     @property
+    def scored_in_training(self) -> bool:
+        return self.method == "joint"
+
+    @property
     def frozen(self) -> tuple[str, ...]:
         return tuple(self.backbone.frozen)
 
@@ -118,9 +122,7 @@ class FasterRCNN:
     def stages(self, setup: Setup) -> list[Stage]:
         """One joint training, or the paper's four steps, as `method` says."""
         if self.method == "joint":
-            return [("train", lambda done, folder: Training(setup.variables, self.loss,
-                                                            setup.batches(self.canvases).stream, self.frozen,
-                                                            self.title, setup.seed))]
+            return [("train", lambda done, folder: setup.whole(self, setup.batches(self.canvases).stream))]
         return alternating(self, setup)
 
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,

@@ -71,6 +71,7 @@ class RCNN:
     title: ClassVar[str] = "R-CNN"
     needs_proposals: ClassVar[bool] = True
     default_score_threshold: ClassVar[float] = 0.0      # the plane of an SVM
+    scored_in_training: ClassVar[bool] = False          # its SVMs come after
     pretrained: ClassVar[Mapping[str, str]] = {"trunk": "trunk", "head": "head"}
 
     def __post_init__(self) -> None:

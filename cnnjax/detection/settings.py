@@ -82,10 +82,23 @@ def check(config: ConfigDict) -> None:
         group, _, name = phase.partition(".")
         training = config[group][name] if name else config[group]
         loop.check(training, f"{phase}.")
+        _check_evaluation(config, phase, training)
         if training.optimizer.label_smoothing:
             raise UserError(f"config field '{phase}.optimizer.label_smoothing': found "
                             f"{training.optimizer.label_smoothing}; no detector smooths its labels, set it to 0")
     _check_backbone(config)
+
+
+def _check_evaluation(config: ConfigDict, phase: str, training: ConfigDict) -> None:
+    """That evaluations before the end, where they are asked for, can be."""
+    if training.eval_every >= training.steps:
+        return
+    name = phase.partition(".")[0]
+    scored = phase != "pretraining" and getattr(detector_of(config, name, 1), "scored_in_training", True)
+    if not config.data.validation or not scored:
+        why = "there are no validation images: set data.validation" if scored else "what is trained is no detector yet"
+        raise UserError(f"config field '{phase}.eval_every': found {training.eval_every}, under steps = "
+                        f"{training.steps}, but {why}")
 
 
 def _check_canvases(canvases: Any) -> None:

@@ -117,6 +117,7 @@ class SPPNet:
     title: ClassVar[str] = "SPP-net"
     needs_proposals: ClassVar[bool] = True
     default_score_threshold: ClassVar[float] = 0.0      # the plane of an SVM
+    scored_in_training: ClassVar[bool] = False          # its SVMs come after
     pretrained: ClassVar[Mapping[str, str]] = {"trunk": "trunk"}
     frozen: ClassVar[tuple[str, ...]] = ("trunk/",)
 

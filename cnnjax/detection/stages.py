@@ -4,10 +4,12 @@ Most detectors have one stage. R-CNN and SPP-net fit SVMs after fine-tuning, Fas
 four, and all may begin with a backbone that was trained before.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,9 +37,16 @@ class Training:
     frozen: tuple[str, ...]                     # beginnings of the paths of parameters that are not trained
     title: str                                  # for the progress bar
     seed: int
+    score: Callable[[Variables], dict[str, Any]] | None = None
+    """Numbers on the validation images, of which "map" says which checkpoint is the best."""
 
-    best: ClassVar[None] = None
-    splits: ClassVar[tuple[str, ...]] = ()
+    @property
+    def best(self) -> tuple[str, str] | None:
+        return None if self.score is None else ("validation_map", "max")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return () if self.score is None else ("validation",)
 
     def init(self, key: jax.Array) -> Variables:
         return dict(self.variables)
@@ -52,7 +61,8 @@ class Training:
         return data
 
     def evaluate(self, variables: Any, split: str) -> list[Any]:
-        return []
+        assert self.score is not None
+        return [{"split": split, **self.score(jax.device_get(dict(variables)))}]
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -74,6 +84,13 @@ class Setup:
     jitter: float               # the smallest scale of an image, at random; 1: none
     variables: Variables        # before the first step
     proposals: Callable[[], list[np.ndarray]]       # of each image, (P, 4) in its pixels
+    score: Callable[[Any, Variables], dict[str, Any]] | None = None
+    """`score(detector, variables)` on the validation images, where there are any."""
+
+    def whole(self, detector: Any, stream: Callable[[int], Iterator[Any]]) -> Training:
+        """The training of all of a detector at once, so that it can be scored on the way."""
+        return Training(self.variables, detector.loss, stream, tuple(getattr(detector, "frozen", ())), detector.title,
+                        self.seed, None if self.score is None else partial(self.score, detector))
 
     def batches(self, canvases: Sizes, proposals: Sequence[np.ndarray] | None = None) -> Batches:
         """Minibatches of images, with proposals where they are given."""
@@ -87,9 +104,7 @@ def stages_of(detector: Any, setup: Setup) -> list[Stage]:
     if own is not None:
         return own(setup)
     proposals = setup.proposals() if detector.needs_proposals else None
-    return [("train", lambda done, folder: Training(
-        setup.variables, detector.loss, setup.batches(detector.canvases, proposals).stream,
-        tuple(getattr(detector, "frozen", ())), detector.title, setup.seed))]
+    return [("train", lambda done, folder: setup.whole(detector, setup.batches(detector.canvases, proposals).stream))]
 
 
 def run(stages: Sequence[Stage], training: ConfigDict, folder: Path) -> Variables:
@@ -113,11 +128,16 @@ def run(stages: Sequence[Stage], training: ConfigDict, folder: Path) -> Variable
 
 
 def fit(training: Training, config: ConfigDict, folder: Path) -> Variables:
-    """The variables after the steps of `config`, resumed from `folder` if it was begun there; with `optimizer.ema`
-    their moving average."""
+    """The variables after the steps of `config`, or at the evaluation of the best score on validation images, resumed
+    from `folder` if it was begun there; with `optimizer.ema` their moving average."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.seed = training.seed
     folder.mkdir(parents=True, exist_ok=True)
     state = loop.fit(config, folder, training, name=training.title)
+    if training.best is not None:
+        with contextlib.closing(loop.open_checkpoints(config, folder, training.best)) as checkpoints:
+            restored = checkpoints.restore(state, checkpoints.best_step())
+            assert restored is not None
+            state = restored[1]
     return dict(jax.device_get(states.variables(state)))

@@ -1,8 +1,10 @@
 """Sets of images without splits: a part is held out by seed, kept and said."""
 
+import numpy as np
 import pytest
 
 from cnnjax import data
+from cnnjax.data.detection import DetectionSet, Objects, hold_out
 from cnnjax.data.holdout import held_out
 from cnnjax.errors import UserError
 from tests.data.test_folders import _array, _png
@@ -88,3 +90,28 @@ def test_a_name_more_moves_at_most_one_other():
     for new in ("a.png", "b.png", "c.png"):
         after = {n for n, out in zip([*names, new], held_out([*names, new], 0.2, 3, "x"), strict=True) if out}
         assert len(before - after) <= 1
+
+
+def annotated(names, difficult=()):
+    """One object an image; image i is filled with i."""
+    objects = tuple(Objects.of([((0, 0, 4, 4), 0, name in difficult, False)]) for name in names)
+    return DetectionSet(tuple(names), np.full((len(names), 2), 8), objects,
+                        lambda i: np.full((8, 8, 3), i, np.uint8))
+
+
+def test_validation_images_are_held_out_of_a_detection_set_by_name():
+    names = [f"{i}.jpg" for i in range(10)]
+    kept, held = hold_out(annotated(names), 3, 0)
+    assert len(held) == 3
+    assert sorted(kept.names + held.names) == names
+    assert [held.read(i)[0, 0, 0] for i in range(3)] == [names.index(name) for name in held.names]
+    again = hold_out(annotated(names[::-1]), 3, 0)[1]
+    assert sorted(again.names) == sorted(held.names)
+    assert hold_out(annotated(names), 3, 1)[1].names != held.names
+
+
+@pytest.mark.parametrize(("count", "difficult", "message"), [
+    (4, (), "found 4, but there are 4 training images"), (2, "abcd", "found 2, which leaves no object to train on")])
+def test_validation_that_leaves_nothing_is_refused(count, difficult, message):
+    with pytest.raises(UserError, match=rf"'data\.validation': {message}"):
+        hold_out(annotated("abcd", difficult), count, 0)

@@ -47,14 +47,17 @@ def test_a_detector_of_ones_own_is_trained_kept_and_used(tmp_path, monkeypatch):
     monkeypatch.setitem(detection.MODULES, "toy", "tests.detection.toy_detector")
     config = tiny_ladder.get_config()
     config.detectors = ("toy",)
-    config.toy = {"channels": 2, "training": shortened(10, 2, 0.01)}
+    config.toy = {"channels": 2, "training": shortened(10, 2, 0.01, eval_every=5)}
+    config.data.update(train_images=6, validation=2)
     workdir = tmp_path / "run"
     ladder.run(config, workdir)
     result = json.loads((workdir / "cells" / "toy" / "result.json").read_text())
     assert (result["title"], result["proposals_by"], result["disk_bytes"]) == ("Toy", "", 0)
     assert "| Toy |" in (workdir / "table.md").read_text()
     rows = workdirs.read_rows(workdir / "cells" / "toy" / workdirs.METRICS)
-    assert "largest" in rows[-1]
+    assert "largest" in rows[0]
+    assert [(row["step"], row["examples"]) for row in rows if row["split"] == "validation"] == [(5, 2), (10, 2)]
+    assert json.loads((workdir / "data.json").read_text())["train"] == 4
     detector, classes, variables = saved.load(workdir / "cells" / "toy")
     assert detector.channels == 2
     assert {field.name for field in fields_of(detector)} == {"num_classes", "canvases", "channels"}

@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax.detection import settings, stages
 from cnnjax.errors import UserError
+from cnnjax.training import workdir
 from tests.detection import tiny_ladder
 
 
@@ -24,6 +25,43 @@ def test_a_detector_is_the_moving_average_of_its_training(tmp_path):
                                lambda step: iter([{"x": np.zeros(1, np.float32)}]), (), "train", 0)
     trained = stages.fit(training, phase, tmp_path)
     assert float(trained["params"]["w"][0]) == -0.25
+
+
+def linear_phase(**fields):
+    """Training on a linear loss, whose parameter falls by 1 a step."""
+    phase = tiny_ladder.get_config().faster_rcnn.training
+    phase.update(batch_size=1, steps_per_dispatch=1, log_every=1, **fields)
+    phase.optimizer.update(learning_rate=1.0, weight_decay=0.0, momentum=0.0, ema=0.0, clip_norm=0.0)
+    phase.schedule.update(name="constant", warmup_steps=0)
+    return phase
+
+
+def test_the_variables_of_the_best_validation_score_are_kept(tmp_path):
+    def loss(variables, batch, key, hyper, axis_name):
+        return variables["params"]["w"].sum(), ({}, {})
+
+    def score(variables):
+        return {"examples": 1, "map": 1 - 0.1 * abs(float(variables["params"]["w"][0]) + 4)}
+
+    phase = linear_phase(steps=9, eval_every=2, checkpoint_every=9)
+    for _ in range(2):                      # the second time nothing is trained again
+        training = stages.Training({"params": {"w": jnp.zeros(1)}}, loss,
+                                   lambda step: iter([{"x": np.zeros(1, np.float32)}] * 9), (), "train", 0, score)
+        assert float(stages.fit(training, phase, tmp_path)["params"]["w"][0]) == -4
+    rows = [row for row in workdir.read_rows(tmp_path / workdir.METRICS) if row["split"] == "validation"]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 9]
+
+
+@pytest.mark.parametrize(("field", "reason"), [
+    ("faster_rcnn.training", "there are no validation images: set data.validation"),
+    ("pretraining", "what is trained is no detector yet"), ("rcnn.training", "what is trained is no detector yet")])
+def test_evaluations_on_the_way_are_refused_where_there_can_be_none(field, reason):
+    config = tiny_ladder.get_config()
+    config.data.validation = 0 if field.startswith("faster") else 1
+    group = config.pretraining if field == "pretraining" else config[field.split(".")[0]].training
+    group.eval_every = 5
+    with pytest.raises(UserError, match=rf"'{field}\.eval_every': found 5, under steps = 10, but {reason}"):
+        settings.check(config)
 
 
 def test_label_smoothing_of_a_detector_is_refused():
