@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import data as datasets
 from cnnjax import fields, networks
-from cnnjax.data import augment, feed, streaming
+from cnnjax.data import augment, feed, streaming, transforms
 from cnnjax.errors import UserError, first_line
 from cnnjax.fields import Field, Fields
 from cnnjax.models.layers import BatchNorm
@@ -44,6 +44,7 @@ FIELDS: Fields = {
     "population": Field(1, "networks trained at once, of seeds from `seed` on, or as `members` says", "[1, 1000]"),
     "members": {name: Field((), f"a {name.replace('_', ' ')} for each of them, or none")
                 for name in ("seed", *HYPERPARAMETERS)},
+    "transforms": Field((), "of training images, in this order, such as ({'name': 'cutout', 'size': 16},)"),
     "init": networks.INIT,
     **loop.FIELDS,
 }
@@ -96,14 +97,22 @@ class Classifier:
         size = self.config.batch_size
         if not self.config.data.streamed and self._fits("train"):
             data = augment.take(data, stream(key, "order"), step, size, shard=shard, shards=shards)
-        first = shard * (size // shards)
-        crop_key, flip_key = jax.random.split(jax.random.fold_in(stream(key, "augment"), step))
-        images = augment.normalise(data["image"], self.dataset.mean, self.dataset.std)
+        first, label = shard * (size // shards), data["label"]
+        key = jax.random.fold_in(stream(key, "augment"), step)
+        crop_key, flip_key = jax.random.split(key)
+        change = partial(transforms.apply, self.config.transforms, key=jax.random.fold_in(key, 2), first=first)
+        images = data["image"]
+        if self.config.transforms:
+            label = jax.nn.one_hot(label, len(self.dataset.classes))
+            images, label = change(transforms.PIXELS, images / 255, label)
+            images = images * 255
+        images = augment.normalise(images, self.dataset.mean, self.dataset.std)
         if self.config.data.pad:
             images = augment.pad_crop(images, crop_key, self.config.data.pad, first=first)
         if self.config.data.flip and not self.config.data.streamed:     # else the workers flipped it
             images = augment.flip(images, flip_key, first=first)
-        return {"image": images, "label": data["label"]}
+        images, label = change(transforms.NORMALISED | transforms.BATCH, images, label)
+        return {"image": images, "label": label}
 
     def loss(self, variables: Variables, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array],
              axis_name: str | None) -> Loss:
@@ -219,6 +228,7 @@ def check(config: ConfigDict) -> None:
     """Raises UserError naming the field for a config that no network could be trained by, before anything is read."""
     loop.check(config)
     fields.check_values(config, FIELDS)
+    transforms.check(config.transforms, "transforms")
     create_model(config, 10)
     if config.data.ten_crop and not config.data.streamed:
         raise UserError("config field 'data.ten_crop': only streamed images are cropped; set data.streamed")
@@ -250,14 +260,17 @@ def check_images(config: ConfigDict, module: nn.Module, dataset: Images) -> None
 
 def loss(module: nn.Module, variables: Variables, batch: Any, key: jax.Array,
          hyper: Mapping[str, jax.Array]) -> Loss:
-    """Cross-entropy with label smoothing, and the share of wrong answers, for a batch of `image` and `label`."""
+    """Cross-entropy with label smoothing, and the share of wrong answers, for a batch of `image` and `label`, int32
+    (N,) or the shares of the classes (N, classes)."""
     others = [name for name in variables if name != "params"]
     outputs, others = module.apply(variables, batch["image"], train=True, mutable=others, rngs={"dropout": key})
     logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    targets = optax.smooth_labels(jax.nn.one_hot(batch["label"], logits.shape[-1]), hyper["label_smoothing"])
+    label = batch["label"]
+    targets = jax.nn.one_hot(label, logits.shape[-1]) if label.ndim == 1 else label
+    targets = optax.smooth_labels(targets, hyper["label_smoothing"])
     losses = [optax.softmax_cross_entropy(o, targets).mean() for o in (logits, *auxiliary)]
     total = losses[0] + AUXILIARY_WEIGHT * sum(losses[1:])
-    return total, (others, {"error": jnp.mean(logits.argmax(-1) != batch["label"])})
+    return total, (others, {"error": jnp.mean(logits.argmax(-1) != targets.argmax(-1))})
 
 
 def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Callable[..., dict[str, jax.Array]]:

@@ -248,7 +248,7 @@ def from_json(text: str) -> ConfigDict:
     def tuples(tree: Any) -> Any:
         if isinstance(tree, dict):
             return {key: tuples(value) for key, value in tree.items()}
-        return tuple(tree) if isinstance(tree, list) else tree
+        return tuple(map(tuples, tree)) if isinstance(tree, list) else tree
     try:
         tree = json.loads(text)
     except RecursionError:
