@@ -222,9 +222,9 @@ def transplant(variables: Mapping[str, Any], source: Mapping[str, Any], parts: M
     for collection, tree in variables.items():
         leaves, found = flat(tree), flat(source.get(collection, {}))
         for path in leaves:
-            for to, whence in parts.items():
+            for to, origin in parts.items():
                 if path.startswith(to + "/"):
-                    name = path.replace(to + "/", whence + "/" if whence else "", 1)
+                    name = path.replace(to + "/", origin + "/" if origin else "", 1)
                     if name not in found:
                         raise UserError(f"backbone.weights lack {collection}/{name}{nearest(name, found)}")
                     if np.shape(found[name]) != np.shape(leaves[path]):

@@ -40,7 +40,7 @@ class SelectiveSearch:
 def selective_search(image: np.ndarray, config: SelectiveSearch) -> np.ndarray:
     """The boxes (P, 4) of an image (H, W, 3) uint8, in its pixels; the same image gives the same boxes.
 
-    The order is that of Uijlings et al., section 3.3: the regions of the hierarchy from the largest on, each place
+    The order is that of Uijlings et al., section 3.3: the regions of the hierarchy from the largest on, each rank
     multiplied by a random number, so that the largest do not all come first.
     """
     height, width = image.shape[:2]

@@ -10,13 +10,13 @@ COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9
 
 
 def draw(image: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (), colours: Sequence[str] = (), *,
-         least: int = 384, width: int = 2) -> np.ndarray:
+         min_side: int = 384, width: int = 2) -> np.ndarray:
     """The image (H, W, 3) uint8 with boxes (B, 4) in its pixels drawn on it.
 
     `labels` and `colours` have one entry a box, or none. A small image is enlarged a whole number of times, so that its
-    longer side has at least `least` pixels, before lines of `width` are drawn.
+    longer side has at least `min_side` pixels, before lines of `width` are drawn.
     """
-    factor = max(1, -(-least // max(image.shape[:2])))
+    factor = max(1, -(-min_side // max(image.shape[:2])))
     picture = Image.fromarray(image.repeat(factor, 0).repeat(factor, 1))
     pen = ImageDraw.Draw(picture)
     for i, box in enumerate(np.asarray(boxes, float) * factor):
@@ -31,9 +31,9 @@ def draw(image: np.ndarray, boxes: np.ndarray, labels: Sequence[str] = (), colou
 
 
 def draw_detections(image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray,
-                    names: Sequence[str], least_score: float) -> np.ndarray:
-    """The detections of at least that score, each with its class and score in its class' colour."""
-    shown = np.flatnonzero(scores >= least_score)
+                    names: Sequence[str], score_threshold: float) -> np.ndarray:
+    """The detections of at least that score, each with its class and score in the colour of the class."""
+    shown = np.flatnonzero(scores >= score_threshold)
     return draw(image, boxes[shown], [f"{names[classes[i]]} {scores[i]:.2f}" for i in shown],
                 [COLOURS[classes[i] % len(COLOURS)] for i in shown])
 

@@ -154,7 +154,7 @@ def _thumbnail(image: np.ndarray, drawn: np.ndarray, labels: Sequence[str], colo
     """The image brought to the size of `THUMBNAIL`, with boxes in its own pixels drawn on it."""
     picture, size = detection.place(image, THUMBNAIL)
     drawn = detection.rescale_boxes(drawn, image.shape[:2], size)
-    return boxes.draw(picture[:size[0], :size[1]], drawn, labels, colours or ["#333333"] * len(labels), least=1)
+    return boxes.draw(picture[:size[0], :size[1]], drawn, labels, colours or ["#333333"] * len(labels), min_side=1)
 
 
 def as_json(found: Survey) -> dict[str, Any]:
