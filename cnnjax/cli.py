@@ -387,9 +387,9 @@ def _predict(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
     from configs import defaults
-    from experiments import sweep
+    from experiments import space, sweep
     config = _load(options, overrides, defaults.sweep())
-    sweep.run(config, sweep.load_space(_find(options.config)), options.workdir, workers=options.workers,
+    sweep.run(config, space.load(_find(options.config)), options.workdir, workers=options.workers,
               storage=options.storage, launcher=options.launcher, against=options.against)
 
 

@@ -1,6 +1,7 @@
 """Config files and the overrides of the command line: read, checked by name and type, compared."""
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import json
@@ -8,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def _tell_renamed(field: str) -> None:
 
 def call(path: Path, name: str) -> Any:
     """What the function `name` of the Python file `path` gives. Raises UserError for whatever goes wrong there."""
+    function = load_function(path, name)
+    with user_code(path):
+        return function()
+
+
+def load_function(path: Path, name: str) -> Callable[..., Any]:
+    """The function `name` of the Python file `path`. Raises UserError for whatever goes wrong there."""
     if not path.is_file():
         siblings = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise UserError(f"config file {path} does not exist{nearest(path.name, siblings)}")
@@ -104,10 +112,23 @@ def call(path: Path, name: str) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"config file {path}: expected a .py or .json file")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with user_code(path):
         spec.loader.exec_module(module)
-        return getattr(module, name)()
-    except (Exception, SystemExit) as error:    # a config file is the user's code: whatever it raises is theirs to mend
+        function = getattr(module, name)
+        if not callable(function):
+            raise TypeError(f"{name} is {type(function).__name__}, expected a function")
+    return function
+
+
+@contextlib.contextmanager
+def user_code(path: Path, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Tells what the code of a config file raises, whatever it is but `passing`, by a UserError: it is the user's to
+    mend."""
+    try:
+        yield
+    except passing:
+        raise
+    except (Exception, SystemExit) as error:
         raise UserError(f"config file {path}: {type(error).__name__}: {one_line(error)}") from error
 
 

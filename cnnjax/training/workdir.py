@@ -27,13 +27,17 @@ FREE_FIELDS = ("data.path", "data.cache", "tensorboard", "wandb", "keep_checkpoi
 does not touch the result, `deterministic` but for the last bits on a GPU."""
 
 
+class InUse(UserError):
+    """Another process holds the workdir."""
+
+
 @contextlib.contextmanager
 def claim(workdir: Path, config: ConfigDict, may_change: Sequence[str] = ()) -> Iterator[None]:
     """Holds `workdir` for this process and this config; of the processes of one run the one that writes holds it.
 
-    `may_change` are fields in which the workdir's config may differ, beside FREE_FIELDS. Raises UserError when another
-    process holds it, when it was begun with another config (the differing fields are named), or when it cannot be
-    written.
+    `may_change` are fields in which the workdir's config may differ, beside FREE_FIELDS. Raises InUse when another
+    process holds it, and UserError when it was begun with another config (the differing fields are named), or when it
+    cannot be written.
     """
     if not distributed.is_writer():
         yield
@@ -49,8 +53,8 @@ def claim(workdir: Path, config: ConfigDict, may_change: Sequence[str] = ()) -> 
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise UserError(f"workdir {workdir} is in use by process {holder}; wait for it or choose another "
-                            "--workdir") from None
+            raise InUse(f"workdir {workdir} is in use by process {holder}; wait for it or choose another "
+                        "--workdir") from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -1,9 +1,11 @@
 """Sweeps: what a space may hold, who gets which trial, and that a killed sweep neither loses nor doubles one."""
 
+import fcntl
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +18,12 @@ from optuna.trial import TrialState
 
 from cnnjax import config as configs
 from cnnjax.errors import UserError
+from cnnjax.reporting import search
+from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
 from configs import defaults
-from experiments import sweep
+from experiments import launchers, sweep
+from experiments import space as spaces
 from tests import tiny_runs
 from tests.conftest import ROOT, Killed, kill
 
@@ -30,7 +35,7 @@ GRID = {"optimizer.learning_rate": CategoricalDistribution((0.01, 0.1)),
 # The space
 
 def test_a_grid_is_every_combination_once():
-    points = sweep.grid({**GRID, "seed": IntDistribution(3, 7, step=2)})
+    points = spaces.grid({**GRID, "seed": IntDistribution(3, 7, step=2)})
     assert len(points) == 2 * 2 * 3
     assert points[0] == {"optimizer.learning_rate": 0.01, "optimizer.momentum": 0.5, "seed": 3}
     assert points[-1] == {"optimizer.learning_rate": 0.1, "optimizer.momentum": 0.9, "seed": 7}
@@ -48,6 +53,11 @@ def test_a_grid_is_every_combination_once():
     ((), {"optimizer.momentum": FloatDistribution(0, 1)}, "'optimizer.momentum': found 1.0, expected at least 0"),
     ((), {"model.name": CategoricalDistribution(("resnet20", "resnet21"))}, "did you mean"),
     ((), {"optimizer.momentum": (0, 0.9)}, "space() has tuple for 'optimizer.momentum'"),
+    ((), None, "space() gave NoneType, expected a mapping"), ((), [3], "space() gave list, expected a mapping"),
+    ((), {3: FloatDistribution(0, 0.5)}, "the space has the name 3"),
+    ((), {"steps": FloatDistribution(20.5, 60.5)}, "'steps': found '20.5', expected int"),
+    ((), {"data.path": CategoricalDistribution(("nowhere",)), "data.source": CategoricalDistribution(("folder",))},
+     "nowhere"),
     (("sweep.sampler=grid",), RATES, "a range without steps for 'optimizer.learning_rate'"),
 ])
 def test_a_sweep_without_sense_is_refused(overrides, space, message):
@@ -56,11 +66,11 @@ def test_a_sweep_without_sense_is_refused(overrides, space, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["def get_config(): pass", "def space(): return 3"])
+@pytest.mark.parametrize("text", ["def get_config(): pass", "space = 3", "def space(): raise OSError('space')"])
 def test_a_file_without_a_space_is_named(tmp_path, text):
     (tmp_path / "file.py").write_text(text)
     with pytest.raises(UserError, match=r"file.py: .*space"):
-        sweep.load_space(tmp_path / "file.py")
+        spaces.load(tmp_path / "file.py")
 
 
 def test_the_project_s_sweeps_can_be_run():
@@ -69,66 +79,230 @@ def test_the_project_s_sweeps_can_be_run():
     configs.check(digits.get_config(), defaults.sweep())
 
 
+# Spaces that are functions
+
+def conditional(trial):
+    """Some networks have a width, some rates a momentum; and a value that is worked out of another."""
+    name = trial.suggest_categorical("model.name", ("lenet5", "resnet20"))
+    if name == "resnet20":
+        trial.suggest_int("model.width", 4, 8)
+    share = trial.suggest_float("share", 0.1, 0.5)
+    return {"optimizer.momentum": 1 - share}
+
+
+def test_a_function_may_suggest_a_field_only_where_it_is_one():
+    config = tiny_runs.sweep()
+    with config.unlocked():
+        del config.model.width, config.model.blocks
+    assert sweep.check(config, conditional) == ("validation_error", "min")
+    drawn = [values for _, values in spaces.draws(conditional)]
+    assert {(v["model.name"], "model.width" in v) for v in drawn} == {("lenet5", False), ("resnet20", True)}
+    assert all("share" not in v for v in drawn)
+    own = spaces.trial_config(config, drawn[0])
+    assert own.optimizer.momentum == drawn[0]["optimizer.momentum"]
+    assert spaces.to_json(conditional) == spaces.to_json(conditional)
+    assert spaces.to_json(conditional).keys() == {"model.name", "model.width", "share"}
+
+
+FUNCTIONS = {
+    "nothing": ("def space(trial): pass", "suggests no value of a field"),
+    "an empty mapping": ("def space(trial): return {}", "suggests no value of a field"),
+    "a number": ("def space(trial): return trial.suggest_int('seed', 0, 5)", "space(trial) gave int"),
+    "an error": ("def space(trial): return 1 / 0", "file.py: ZeroDivisionError: division by zero"),
+    "an exit": ("def space(trial): raise SystemExit(3)", "file.py: SystemExit: 3"),
+    "other choices of one name": ("""def space(trial):
+        if trial.suggest_categorical('data.flip', (True, False)):
+            trial.suggest_categorical('model.width', (4, 8))
+        else:
+            trial.suggest_categorical('model.width', (4, 16))""", "file.py: ValueError: Categorical"),
+    "no field": ("def space(trial): trial.suggest_float('lr', 0.1, 1)", "config has no field 'lr'"),
+    "no field in a mapping": ("def space(trial): return {'optimizer.lr': 0.1}", "config has no field 'optimizer.lr'"),
+    "no field beside a mapping": ("""def space(trial):
+        trial.suggest_float('optimizer.momentun', 0, 0.5)
+        return {'optimizer.learning_rate': 0.1}""", "did you mean 'optimizer.momentum'"),
+    "no name": ("def space(trial): return {3: 0.1}", "the space has the name 3"),
+    "another type": ("def space(trial): trial.suggest_float('steps', 20.5, 60.5)", "'steps': found '"),
+    "nothing to run": ("def space(trial): trial.suggest_float('optimizer.momentum', 1, 2)", "expected at least 0"),
+    "all pruned": ("import optuna\ndef space(trial): raise optuna.TrialPruned", "prunes every trial"),
+    "reversed": ("def space(trial): trial.suggest_float('optimizer.momentum', 0.5, 0.1)", "file.py: ValueError: "),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_without_sense_is_refused_in_one_line(tmp_path, name):
+    text, message = FUNCTIONS[name]
+    (tmp_path / "file.py").write_text(text)
+    with pytest.raises(UserError) as error:
+        sweep.check(tiny_runs.sweep(), spaces.load(tmp_path / "file.py"))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_grid_of_a_function_is_refused():
+    with pytest.raises(UserError, match=r"'grid', which needs a space\(\)"):
+        sweep.check(tiny_runs.sweep("sweep.sampler=grid"), lambda trial: {"seed": trial.suggest_int("seed", 0, 3)})
+
+
+def test_a_value_that_goes_with_no_other_is_refused_and_one_that_goes_with_some_is_not():
+    space = {"model.name": CategoricalDistribution(("lenet5", "resnet20")), "model.width": IntDistribution(4, 8)}
+    config = tiny_runs.sweep()
+    with config.unlocked():
+        del config.model.blocks
+    with pytest.raises(UserError, match=r"nothing in the space goes with model.name='lenet5'.*space\(trial\)"):
+        sweep.check(config, space)
+    sweep.check(config, {**PAIRS, "batch_size": CategoricalDistribution((16, 64))})
+
+
 # Who gets which trial
 
+PAIRS = {"batch_size": CategoricalDistribution((16, 32)), "optimizer.accumulate": CategoricalDistribution((1, 32))}
+"""Of which 16 images in 32 parts cannot be run."""
+
+
+class Sweep:
+    """A sweep of three trials in a storage, without its networks; several of them on one workdir are its workers."""
+
+    def __init__(self, workdir):
+        self.config, self.space = tiny_runs.sweep("sweep.trials=3"), RATES
+        sweep.begin(self.config, self.space, workdir, None, ("validation_error", "min"))
+        self.storage = sweep.open_storage(workdir, None)
+        self.study = sweep.open_study(workdir, self.config, self.storage)
+
+    def refill(self):
+        return sweep.refill(self.study, self.storage, self.config, self.space)
+
+    def take(self):
+        return sweep.take(self.refill(), self.storage)
+
+    def states(self):
+        return [(t.user_attrs["index"], t.state.name) for t in self.study.get_trials(deepcopy=False)]
+
+
 @pytest.fixture
-def queued(tmp_path):
-    """A storage with three queued trials, and a function that takes one."""
-    (tmp_path / "trials").mkdir()
-    storage = sweep.open_storage(tmp_path, None)
-    study = optuna.create_study(storage=storage, study_name="s")
-    for _ in range(4):
-        study.enqueue_trial({})
-    beats = {}
-    return study, storage, lambda: sweep.take(study, storage, tmp_path, 3, beats)
+def stale(monkeypatch):
+    """A function after which every running trial counts as without a heartbeat until it gives the next one."""
+    def make():
+        time.sleep(1.1)                     # SQLite's clock has seconds
+    monkeypatch.setattr(sweep, "GRACE", 0.5)
+    return make
 
 
-def test_each_trial_is_taken_once_and_given_up_ones_again(queued):
-    study, _, take = queued
-    claims = [take() for _ in range(4)]
-    assert [c.number for c in claims[:3]] == [0, 1, 2]
-    assert claims[3] is None                        # the fourth entry is beyond the sweep's three
-    claims[1].lock.close()                          # as when its process is killed
-    again = take()
-    assert again.number == 1
-    assert again.trial_id == claims[1].trial_id
-    study.tell(1, 0.5)
-    again.lock.close()
-    assert take() is None                           # finished
-    assert [t.state for t in study.trials] == [TrialState.RUNNING, TrialState.COMPLETE, TrialState.RUNNING,
-                                               TrialState.WAITING]
+def test_each_trial_is_taken_once(tmp_path):
+    one, two = Sweep(tmp_path), Sweep(tmp_path)
+    assert [t.user_attrs["index"] for t in (one.take(), two.take(), one.take())] == [0, 1, 2]
+    assert one.take() is None
+    assert two.take() is None
+    assert one.states() == [(0, "RUNNING"), (1, "RUNNING"), (2, "RUNNING")]
 
 
-def test_another_machine_s_trial_is_taken_when_it_gives_no_sign_of_life(queued, monkeypatch):
-    _, storage, take = queued
-    claims = [take() for _ in range(3)]
-    claims[2].lock.close()
-    storage.set_trial_user_attr(claims[2].trial_id, "worker", "elsewhere:boot:/runs:1:abc")
-    assert take() is None
-    monkeypatch.setattr(sweep, "GRACE", -1)
-    storage.set_trial_user_attr(claims[2].trial_id, "beat", 1)
-    assert take() is None                           # a sign of life since the last look
-    assert take().number == 2
+def test_a_queued_trial_that_two_workers_see_goes_to_one(tmp_path):
+    one, two = Sweep(tmp_path), Sweep(tmp_path)
+    seen = one.refill(), two.refill()
+    taken = sweep.take(seen[0], one.storage), sweep.take(seen[1], two.storage)
+    assert [t.user_attrs["index"] for t in taken] == [0, 1]
 
 
-def test_a_worker_that_was_given_up_notices(queued, monkeypatch):
-    _, storage, take = queued
-    monkeypatch.setattr(sweep, "BEAT", 0.05)
-    claim = take()
-    with sweep._beating(storage, claim) as lost:
-        deadline = time.monotonic() + 20
-        while "beat" not in storage.get_trial_user_attrs(claim.trial_id) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert not lost.is_set()
-        storage.set_trial_user_attr(claim.trial_id, "worker", "another")
-        assert lost.wait(20)
+def test_a_trial_without_heartbeat_is_run_again_with_all_that_it_had(tmp_path, stale):
+    one, two = Sweep(tmp_path), Sweep(tmp_path)
+    lost = optuna.Trial(one.study, one.take()._trial_id)
+    rate = lost.suggest_float("optimizer.learning_rate", 1e-3, 0.1, log=True)
+    lost.report(0.7, 10)
+    lost.set_user_attr("steps", 10)
+    stale()
+    again = two.take()
+    assert again.user_attrs == {"index": 0, "steps": 10}
+    assert again.params == {"optimizer.learning_rate": rate}
+    assert again.intermediate_values == {10: 0.7}
+    with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+        lost.report(0.6, 20)                # the worker that was lost, and lives after all
+    one.study.tell(lost, 0.1, skip_if_finished=True)
+    two.study.tell(again.number, 0.2)
+    current = two.refill()
+    assert [current[i].state for i in range(3)] == [TrialState.COMPLETE, TrialState.WAITING, TrialState.WAITING]
+    assert current[0].value == 0.2
+
+
+def test_a_trial_that_gives_heartbeats_stays_with_its_worker(tmp_path, stale, monkeypatch):
+    monkeypatch.setattr(sweep, "HEARTBEAT", 1)
+    monkeypatch.setattr(sweep, "GRACE", 4)
+    one, two = Sweep(tmp_path), Sweep(tmp_path)
+    trial = one.take()
+    with sweep.heartbeat(one.storage, trial):
+        time.sleep(5.5)
+        assert two.refill()[0].state == TrialState.RUNNING
+    assert two.refill()[0].number == trial.number
+
+
+def test_a_worker_killed_between_two_commits_loses_no_trial(tmp_path, stale):
+    one, two = Sweep(tmp_path), Sweep(tmp_path)
+    first = one.take()
+    optuna.Trial(one.study, first._trial_id).suggest_float("optimizer.learning_rate", 1e-3, 0.1, log=True)
+    one.storage.set_trial_state_values(first._trial_id, TrialState.FAIL)        # and not queued again
+    again = two.take()
+    assert again.user_attrs["index"] == 0
+    assert again.params.keys() == {"optimizer.learning_rate"}
+    assert len(two.refill()) == 3
+
+
+def test_an_index_queued_by_two_workers_counts_once(tmp_path):
+    one = Sweep(tmp_path)
+    one.refill()
+    for index in (0, 2):
+        one.study.enqueue_trial({}, user_attrs={"index": index})
+    assert [one.take().number for _ in range(3)] == [0, 1, 2]
+    assert one.take() is None
+    assert [state for _, state in one.states()] == ["RUNNING"] * 3 + ["FAIL"] * 2
+
+
+def test_a_trial_that_loses_every_worker_fails_in_the_end(tmp_path, stale, monkeypatch):
+    monkeypatch.setattr(sweep, "RETRIES", 1)
+    one = Sweep(tmp_path)
+    for _ in range(2):
+        assert one.take().user_attrs["index"] == 0
+        stale()
+    assert one.refill()[0].state == TrialState.FAIL
+    assert one.take().user_attrs["index"] == 1
+    sweep.save_trials(tmp_path, None, 3)
+    assert sweep.read_trials(tmp_path).trials[0]["reason"] == "its worker was lost 2 times"
+
+
+def test_a_sweep_can_be_lengthened(tmp_path):
+    one = Sweep(tmp_path)
+    one.refill()
+    one.config.sweep.trials = 5
+    sweep.begin(one.config, one.space, tmp_path, None, ("validation_error", "min"))
+    assert list(one.refill()) == [0, 1, 2, 3, 4]
+    assert one.states() == [(i, "WAITING") for i in range(5)]
+
+
+@pytest.mark.parametrize("made", ["an older sweep", "another study"])
+def test_the_study_of_another_version_is_refused(tmp_path, made):
+    config = tiny_runs.sweep()
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/sweep.db", study_name=tmp_path.name)
+    study.enqueue_trial({})
+    if made == "an older sweep":
+        study.set_user_attr("config", json.loads(configs.dump(config)))
+    with pytest.raises(UserError, match="begun by another version of cnnjax"):
+        sweep.run(config, RATES, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["q?x", "q?mode=ro", "a#b", "50%", "%41", "{x}", "$HOME", "a b", "a@b:c", ":memory:",
+                                  "ü"])
+def test_the_database_lies_in_the_workdir_whatever_its_name(tmp_path, name):
+    workdir = tmp_path / name
+    workdir.mkdir()
+    study = optuna.create_study(storage=sweep.open_storage(workdir, None), study_name="s")
+    study.enqueue_trial({})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in workdir.iterdir()] == ["sweep.db"]
+    assert len(optuna.load_study(storage=sweep.open_storage(workdir, None), study_name="s").trials) == 1
 
 
 # Whole sweeps
 
 def assert_same_trials(workdir, undisturbed):
     """Every trial is complete, once, and left the rows of the sweep that nothing disturbed, byte for byte."""
-    ours, theirs = sweep.read_trials(workdir), sweep.read_trials(undisturbed)
+    ours, theirs = sweep.read_trials(workdir).trials, sweep.read_trials(undisturbed).trials
     assert [(t["number"], t["state"], t["steps"]) for t in ours] == [(0, "complete", 40), (1, "complete", 40)]
     for a, b in zip(ours, theirs, strict=True):
         for name in ("params", "value", "intermediate"):
@@ -137,8 +311,9 @@ def assert_same_trials(workdir, undisturbed):
         assert (workdir / metrics).read_bytes() == (undisturbed / metrics).read_bytes()
 
 
-def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_run, at_row):
+def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_run, at_row, monkeypatch):
     config, space = tiny_runs.grid_sweep()
+    monkeypatch.setattr(sweep, "GRACE", 2)
     at_row(12, kill)                        # in the first trial
     with pytest.raises(Killed):
         sweep.run(config, space, tmp_path / "sweep")
@@ -148,14 +323,10 @@ def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_
 
 
 @pytest.mark.slow
-def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run):
+def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run, monkeypatch):
     (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
-    sweep.check(config, space)
-    with sweep._prepared(config, workdir):
-        study = sweep.open_study(workdir, config, None)
-        sweep._same_sweep(study, config, space)
-        for _ in range(2):
-            study.enqueue_trial({})
+    monkeypatch.setattr(sweep, "GRACE", 2)
+    sweep.begin(config, space, workdir, None, sweep.check(config, space))
     metrics = workdir / "trials" / "0000" / workdirs.METRICS
     worker = subprocess.Popen([sys.executable, "-m", "experiments.sweep", str(workdir)], cwd=ROOT,
                               env={**os.environ, "CNNJAX_CACHE": str(tmp_path)})
@@ -167,10 +338,88 @@ def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run):
     assert_same_trials(workdir, sweep_run)
 
 
+def test_a_stopped_sweep_puts_its_trial_back_into_the_queue(tmp_path, sweep_run, at_row):
+    config, space = tiny_runs.grid_sweep()
+    at_row(12, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(loop.Interrupted):
+        sweep.run(config, space, tmp_path / "sweep")
+    begun = time.monotonic()
+    sweep.run(config, space, tmp_path / "sweep")
+    assert time.monotonic() - begun < sweep.GRACE, "it waited for a worker that is gone"
+    assert_same_trials(tmp_path / "sweep", sweep_run)
+
+
+def test_a_worker_waits_for_the_folder_of_one_that_lives_after_all(tmp_path, sweep_run, monkeypatch):
+    (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
+    tried = []
+
+    def sleep(seconds):
+        tried.append(seconds)
+        if len(tried) == 2:
+            holder.close()
+    monkeypatch.setattr(sweep.time, "sleep", sleep)
+    (workdir / "trials" / "0000").mkdir(parents=True)
+    holder = (workdir / "trials" / "0000" / ".lock").open("a+")
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    sweep.run(config, space, workdir)
+    assert len(tried) == 2
+    assert_same_trials(workdir, sweep_run)
+
+
+def test_pairs_that_cannot_be_run_are_told_and_passed_over(tmp_path, capsys):
+    config = tiny_runs.sweep("sweep.sampler=grid")
+    sweep.run(config, PAIRS, tmp_path / "sweep")
+    trials = sweep.read_trials(tmp_path / "sweep").trials
+    assert [t["state"] for t in trials] == ["complete", "fail", "complete", "complete"]
+    assert "batch_size" in trials[1]["reason"]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial 1: ")]
+    assert len(said) == 1
+    assert said[0].startswith("trial 1: fail: cannot be run: config field 'batch_size': 16 images")
+    assert trials[1]["reason"] in (tmp_path / "sweep" / "report.html").read_text().replace("&#x27;", "'")
+    before = (tmp_path / "sweep" / "trials.json").read_bytes()
+    sweep.run(config, PAIRS, tmp_path / "sweep")                    # it has ended
+    assert (tmp_path / "sweep" / "trials.json").read_bytes() == before
+
+
+def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
+    config = tiny_runs.sweep("sweep.trials=4", "sweep.sampler=random", "sweep.pruner=none", "data.pad=2")
+
+    def space(trial):
+        if trial.suggest_categorical("model.name", ("resnet20", "plain20")) == "resnet20":
+            trial.suggest_categorical("model.shortcut", ("A", "B"))
+        if trial.number == 3:
+            raise optuna.TrialPruned("for no reason")
+    sweep.run(config, space, tmp_path / "sweep")
+    found = sweep.read_trials(tmp_path / "sweep")
+    assert [t["state"] for t in found.trials] == ["complete"] * 3 + ["pruned"]
+    assert found.trials[3]["reason"] == "by the space for no reason"
+    assert all(("model.shortcut" in t["params"]) == (t["params"]["model.name"] == "resnet20") for t in found.trials)
+    assert {t["params"]["model.name"] for t in found.trials[:3]} == {"resnet20", "plain20"}, "choose another seed"
+    best = configs.load(tmp_path / "sweep" / "best.json")
+    configs.check(best, defaults.classification())
+    with pytest.raises(UserError, match="another space"):
+        sweep.run(config, RATES, tmp_path / "sweep")
+
+
+def test_a_score_that_is_no_number_ends_its_trial(tmp_path, monkeypatch):
+    run = sweep.runs.run
+
+    def spoilt(config, folder, *others, **named):
+        result = run(config, folder, *others, **named)
+        return {**result, "validation_error": float("nan")} if folder.name == "0001" else result
+    monkeypatch.setattr(sweep.runs, "run", spoilt)
+    config, space = tiny_runs.grid_sweep("steps=10")
+    sweep.run(config, space, tmp_path / "sweep")
+    trials = sweep.read_trials(tmp_path / "sweep").trials
+    assert [t["state"] for t in trials] == ["complete", "pruned"]
+    assert trials[1]["reason"] == "diverged: the validation error is nan"
+    assert "NaN" not in (tmp_path / "sweep" / "trials.json").read_text()
+
+
 def test_a_finished_sweep_tells_the_best_and_is_not_run_again(tmp_path, sweep_run):
     (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
     shutil.copytree(sweep_run, workdir)
-    trials = sweep.read_trials(workdir)
+    trials = sweep.read_trials(workdir).trials
     assert [t["params"]["optimizer.learning_rate"] for t in trials] == [0.01, 0.1]
     for t in trials:
         folder = workdir / "trials" / f"{t['number']:04d}"
@@ -188,7 +437,7 @@ def test_a_finished_sweep_tells_the_best_and_is_not_run_again(tmp_path, sweep_ru
     before = (workdir / "trials.json").read_bytes()
     sweep.run(config, space, workdir, against=[workdir])     # nothing is left to train
     if importlib.util.find_spec("submitit"):
-        sweep.launch_slurm(workdir, 2, None, {"cluster": "debug"})
+        launchers.slurm(sweep.work, (workdir, None, None), 2, workdir, {"cluster": "debug"})
     assert (workdir / "trials.json").read_bytes() == before
     with pytest.raises(UserError, match=r"another config \(optimizer.momentum"):
         sweep.run(tiny_runs.grid_sweep("optimizer.momentum=0.5")[0], space, workdir)
@@ -202,30 +451,43 @@ def test_weak_trials_are_pruned_and_divergence_is_told(tmp_path):
     config = tiny_runs.sweep("sweep.sampler=grid", "sweep.pruner=asha", "steps=20", "eval_every=5")
     space = {"optimizer.learning_rate": CategoricalDistribution((0.05, 0.06, 1e-9, 1e-9, 1e30))}
     sweep.run(config, space, tmp_path / "sweep")
-    trials = sweep.read_trials(tmp_path / "sweep")
+    found = sweep.read_trials(tmp_path / "sweep")
+    trials = found.trials
     assert trials[0]["state"] == "complete"
     pruned = [t for t in trials[1:4] if t["state"] == "pruned"]
     assert pruned
     assert all(t["steps"] < 20 for t in pruned)
     assert trials[4]["state"] == "pruned"
     assert "at step 1, learning rate 1e+30" in trials[4]["reason"]
-    header, body = sweep.table(trials)
+    header, body = search.table(found)
     assert header[-1] == "learning_rate"
     assert [row[1] for row in body if row[0] == "4"] == ["diverged"]
 
 
-def test_equal_cost_cuts_where_the_cheapest_ended(tmp_path):
+@pytest.mark.parametrize("end", ["min", "max"])
+def test_equal_cost_cuts_where_the_cheapest_ended(end):
+    sweeps = []
     for name, steps in (("dear", [20, 20, 20]), ("cheap", [20, 10, 10])):
-        folder = tmp_path / name
-        folder.mkdir()
-        workdirs.write(folder / "config.json", configs.dump(tiny_runs.sweep()))
         trials = [{"number": i, "state": "complete" if s == 20 else "pruned", "value": 0.3 - 0.1 * i, "last": 0.3,
                    "test_error": 0.5, "params": {}, "steps": s} for i, s in enumerate(steps)]
-        workdirs.write(folder / "trials.json", json.dumps({"trials": trials, "importance": {}}))
-    header, body = sweep.equal_cost([tmp_path / "dear", tmp_path / "cheap"])
+        sweeps.append((name, tiny_runs.sweep().sweep, search.Trials("validation_error", end, trials, {})))
+    header, body = search.equal_cost(sweeps)
     rows = [dict(zip(header, row, strict=True)) for row in body]
     assert [(r["trials"], r["complete"], r["steps"]) for r in rows] == [("2", "2", "40"), ("3", "1", "40")]
-    assert [r["best validation err %"] for r in rows] == ["20.00", "30.00"]
+    assert [r["best validation error %"] for r in rows] == ["20.00" if end == "min" else "30.00", "30.00"]
+
+
+def test_a_search_for_the_highest_score_is_drawn_with_gaps(tmp_path):
+    trials = [{"number": 0, "state": "complete", "value": 0.5, "last": 0.5, "params": {"a": 1, "b": "x"}},
+              {"number": 1, "state": "complete", "value": 0.7, "last": 0.7, "params": {"b": "y"}, "test_map": 0.6},
+              {"number": 2, "state": "fail", "value": None, "last": None, "params": {"a": 3}, "reason": "such"}]
+    found = search.Trials("validation_map", "max", trials, {"b": 1.0})
+    assert [t["number"] for t in search.ranked(found)] == [1, 0]
+    header, body = search.table(found)
+    assert header[:5] == ["trial", "outcome", "validation map %", "test map %", "steps"]
+    assert [row[:4] for row in body] == [["1", "complete", "70.00", "60.00"], ["0", "complete", "50.00", "-"],
+                                         ["2", "fail", "-", "-"]]
+    assert all(path.stat().st_size > 1000 for path, _ in search.pictures(found, tmp_path / "figures"))
 
 
 @pytest.mark.parametrize(("workers", "gpus", "expected"), [
@@ -235,7 +497,7 @@ def test_equal_cost_cuts_where_the_cheapest_ended(tmp_path):
 ])
 def test_workers_share_the_gpus(monkeypatch, workers, gpus, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [sweep.worker_environment(i, workers, gpus) for i in range(workers)] == expected
+    assert [launchers.share_of_gpus(i, workers, gpus) for i in range(workers)] == expected
 
 
 def test_a_storage_out_of_reach_is_told_without_its_password(tmp_path):
@@ -251,4 +513,4 @@ def test_a_storage_out_of_reach_is_told_without_its_password(tmp_path):
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, launcher, extra):
     monkeypatch.setitem(sys.modules, extra, None)
     with pytest.raises(UserError, match=rf"cnnjax\[{launcher}\]"):
-        getattr(sweep, f"launch_{launcher}")(tmp_path, 1, None, {})
+        getattr(launchers, launcher)(print, (), 1, tmp_path, {})
