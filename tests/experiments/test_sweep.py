@@ -116,10 +116,10 @@ FUNCTIONS = {
         else:
             trial.suggest_categorical('model.width', (4, 16))""", "file.py: ValueError: Categorical"),
     "no field": ("def space(trial): trial.suggest_float('lr', 0.1, 1)", "config has no field 'lr'"),
-    "no field in a mapping": ("def space(trial): return {'optimizer.lr': 0.1}", "config has no field 'optimizer.lr'"),
+    "no field in a mapping": ("def space(trial): return {'schedule.facto': 0.1}", "did you mean 'schedule.factor'"),
     "no field beside a mapping": ("""def space(trial):
-        trial.suggest_float('optimizer.momentun', 0, 0.5)
-        return {'optimizer.learning_rate': 0.1}""", "did you mean 'optimizer.momentum'"),
+        trial.suggest_float('schedule.powr', 0, 0.5)
+        return {'optimizer.learning_rate': 0.1}""", "did you mean 'schedule.power'"),
     "no name": ("def space(trial): return {3: 0.1}", "the space has the name 3"),
     "another type": ("def space(trial): trial.suggest_float('steps', 20.5, 60.5)", "'steps': found '"),
     "nothing to run": ("def space(trial): trial.suggest_float('optimizer.momentum', 1, 2)", "expected at least 0"),
