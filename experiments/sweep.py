@@ -205,8 +205,8 @@ def open_study(workdir: Path, config: ConfigDict, storage: RDBStorage, end: str 
 
 
 def begin(config: ConfigDict, space: Space, workdir: Path, url: str | None, best: tuple[str, str]) -> None:
-    """Leaves config and space in the workdir and with the study. Raises UserError when it was begun with others, or by
-    another version."""
+    """Leaves config and space in the workdir and with the study, and queues the trials. Raises UserError when it was
+    begun with others, or by another version."""
     try:
         (workdir / "trials").mkdir(parents=True, exist_ok=True)
         lock = (workdir / ".lock").open("a+")
@@ -215,7 +215,8 @@ def begin(config: ConfigDict, space: Space, workdir: Path, url: str | None, best
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)                # no other command of this machine does so at once
         workdirs.same_config(workdir, config)
-        study = open_study(workdir, config, open_storage(workdir, url), best[1])
+        storage = open_storage(workdir, url)
+        study = open_study(workdir, config, storage, best[1])
         here = {"format": {"format": FORMAT}, "best": dict(zip(("score", "end"), best, strict=True)),
                 "config": json.loads(configs.dump(config)), "space": spaces.to_json(space)}
         there = study.user_attrs
@@ -228,6 +229,7 @@ def begin(config: ConfigDict, space: Space, workdir: Path, url: str | None, best
                 raise UserError(f"study {study.study_name!r} was begun with another {key} ({'; '.join(changed)}); "
                                 "choose another --workdir or config.sweep.study")
             study.set_user_attr(key, mine)
+        refill(study, storage, config, space)
 
 
 def current_trials(study: optuna.Study, total: int) -> dict[int, FrozenTrial | None]:

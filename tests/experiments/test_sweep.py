@@ -246,7 +246,6 @@ def test_a_worker_killed_between_two_commits_loses_no_trial(tmp_path, stale):
 
 def test_an_index_queued_by_two_workers_counts_once(tmp_path):
     one = Sweep(tmp_path)
-    one.refill()
     for index in (0, 2):
         one.study.enqueue_trial({}, user_attrs={"index": index})
     assert [one.take().number for _ in range(3)] == [0, 1, 2]
@@ -268,7 +267,6 @@ def test_a_trial_that_loses_every_worker_fails_in_the_end(tmp_path, stale, monke
 
 def test_a_sweep_can_be_lengthened(tmp_path):
     one = Sweep(tmp_path)
-    one.refill()
     one.config.sweep.trials = 5
     sweep.begin(one.config, one.space, tmp_path, None, ("validation_error", "min"))
     assert list(one.refill()) == [0, 1, 2, 3, 4]
