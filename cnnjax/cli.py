@@ -427,21 +427,21 @@ def fields_of(config: ConfigDict) -> fields.Fields:
 
 
 def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
-    from cnnjax import bench, bench_data, bench_loop, bench_ops
+    from cnnjax.bench import data, loop, networks, ops
     from cnnjax.reporting import tables
     from configs import defaults
     result: Any
     if options.what == "ops":
-        result = bench_ops.measure(options.rounds)
-        print(bench_ops.table(result))
+        result = ops.measure(options.rounds)
+        print(ops.table(result))
     elif options.what in ("loop", "data"):
-        part = bench_loop if options.what == "loop" else bench_data
+        part = loop if options.what == "loop" else data
         result = part.run(_load(options, overrides, defaults.classification()), options.rounds)
         tables.show(part.HEADER, part.table(result))
     else:
-        result = bench.run(options.what, options.networks, options.batch, options.rounds,
+        result = networks.run(options.what, options.networks, options.batch, options.rounds,
                            str(options.torch_python))
-        tables.show(bench.HEADER, bench.table(result))
+        tables.show(networks.HEADER, networks.table(result))
     if options.json is not None:
         from cnnjax.training import workdir as workdirs
         options.json.write_text(workdirs.to_json(result, indent=1) + "\n")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import bench, bench_data, launch
+from cnnjax import launch
+from cnnjax.bench import data, networks
 from cnnjax.errors import UserError
 from tests.tiny_config import get_config
 
@@ -26,13 +27,13 @@ def test_contenders_step_in_turn_and_are_closed():
         def close(self):
             log.append(f"{self.name} closed")
 
-    assert bench.measure({"a": Fake("a"), "b": Fake("b")}, 2) == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
+    assert networks.measure({"a": Fake("a"), "b": Fake("b")}, 2) == {"a": [1.0, 3.0], "b": [2.0, 4.0]}
     assert log == ["a", "b", "a", "b", "a closed", "b closed"]
 
 
 def test_a_bench_measures_plain_and_fast_steps(monkeypatch):
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")       # quick to compile: what it measures is not asked
-    rows = bench.run("train", ["lenet5"], batch=8, rounds=2)
+    rows = networks.run("train", ["lenet5"], batch=8, rounds=2)
     assert [row["what"] for row in rows][:2] == ["plain Flax", "cnnjax"]        # PyTorch knows no LeNet-5
     assert len(rows) == 2
     for row in rows:
@@ -40,14 +41,14 @@ def test_a_bench_measures_plain_and_fast_steps(monkeypatch):
         assert row["images_per_second"] == pytest.approx(8 / row["seconds"])
         assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
         assert 0 < row["matmul"] < 1
-    assert [len(line) for line in bench.table(rows)] == [len(bench.HEADER)] * 2
+    assert [len(line) for line in networks.table(rows)] == [len(networks.HEADER)] * 2
 
 
 def test_what_cannot_be_measured_is_said():
     with pytest.raises(UserError, match="unknown kind 'speed'; known are train"):
-        bench.run("speed")
+        networks.run("speed")
     with pytest.raises(UserError, match="did you mean 'googlenet'"):
-        bench.run("train", ["goglenet"])
+        networks.run("train", ["goglenet"])
 
 
 def test_environment_adds_what_is_missing_and_keeps_what_is_set():
@@ -80,7 +81,7 @@ def test_environment_gives_several_devices_threads_to_spare():
 def test_data_is_measured_beside_the_step(tmp_path):
     config = get_config()
     config.model.blocks = (1,)              # little to compile
-    rows = {row["what"]: row for row in bench_data.run(config, repeats=2)}
+    rows = {row["what"]: row for row in data.run(config, repeats=2)}
     assert rows["read from the cache"]["images_per_second"] == pytest.approx(
         1797 / rows["read from the cache"]["seconds"])
     batch, step = rows["shuffle, crop, flip and normalise a batch"], rows["training step, with that"]
@@ -93,8 +94,8 @@ def test_data_is_measured_beside_the_step(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((20 + i, 24, 3), i, np.uint8)).save(file)
     config.data.update(source="folder", path=str(tmp_path), streamed=True, image_size=16)
-    *rates, waiting = bench_data.run(config, repeats=2)
+    *rates, waiting = data.run(config, repeats=2)
     assert [row["what"] for row in rates] == ["decode and crop a batch", "training step", "both"]
     assert all(row["images_per_second"] * row["seconds"] == pytest.approx(16) for row in rates)
     assert 0 <= waiting["share"] <= 1
-    assert len(bench_data.table([*rates, waiting])) == 4
+    assert len(data.table([*rates, waiting])) == 4

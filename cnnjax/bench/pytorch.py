@@ -1,6 +1,6 @@
 """PyTorch's side of `cnnjax bench`: a script for an interpreter that has torch, so it imports nothing of ours.
 
-`python -P bench_torch.py SPEC` answers every line on standard input with the seconds of one step: see `bench.py`.
+`python -P pytorch.py SPEC` answers every line on standard input with the seconds of one step: see `networks.py`.
 """
 
 import json

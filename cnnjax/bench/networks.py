@@ -1,4 +1,5 @@
-"""Speed of networks on this machine: ours, a plain Flax step, and PyTorch's channels-last step where it is installed.
+"""Speed of networks: the training step as it is run, the same with Flax's own convolutions ("plain Flax"), and
+PyTorch's channels-last step.
 
 Every contender is a process of its own, with the environment it needs, that compiles, warms up, and then takes one
 measured step whenever it is told to. The contenders step in turn, so that what else the machine does hits all alike;
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
@@ -28,7 +30,7 @@ LEVERS: dict[str, dict[str, Any]] = {
     "our convolution gradients": {},
     "+ huge pages": {"pages": True},
     "+ one device a core": {"pages": True, "devices": 0},
-    "+ 4 steps in a scan": _FAST,
+    "+ 4 steps a call": _FAST,
     "+ bfloat16": _FAST | {"dtype": "bfloat16"},
 }
 """Each line has the levers above it too."""
@@ -66,9 +68,9 @@ def run(kind: str, networks: Sequence[str] = ("resnet20", "resnet56"), batch: in
             full: dict[str, Any] = spec | _JAX | fields
             devices = full["devices"] or cores
             base = dict(os.environ) | {"JAX_PLATFORMS": "cpu"}
-            workers[name] = _Worker([sys.executable, "-m", "cnnjax.bench"], full | {"devices": devices},
+            workers[name] = _Worker([sys.executable, "-m", "cnnjax.bench.networks"], full | {"devices": devices},
                                     launch.environment(devices, base) if full["pages"] else base)
-        workers["PyTorch"] = _Worker([torch_python, "-P", str(Path(__file__).with_name("bench_torch.py"))],
+        workers["PyTorch"] = _Worker([torch_python, "-P", str(Path(__file__).with_name("pytorch.py"))],
                                      spec | {"threads": cores}, dict(os.environ))
         seconds = measure({name: worker for name, worker in workers.items() if worker.ready()}, rounds)
         flops = next(worker.flops for worker in workers.values() if worker.flops)
@@ -111,7 +113,7 @@ class _Worker:
         words = self._pipe("stdout").readline().split()
         if words[:1] != ["ready"]:
             error = self._process.communicate()[1].strip().splitlines()
-            if "bench_torch.py" not in str(self._process.args):
+            if "pytorch.py" not in str(self._process.args):
                 raise UserError(f"bench: a measured process ended: {error[-1] if error else 'no message'}")
             return False
         self.flops = float(words[1]) if len(words) > 1 else 0.0
@@ -143,70 +145,65 @@ def _matmul_rate() -> float:
     return 2 * 2048 ** 3 / min(times)
 
 
-def make_step(spec: dict[str, Any]) -> tuple[Callable[..., Any], Any, tuple[Any, Any], float]:
-    """`(step, state, batch, flops)`: `step(state, *batch) -> (state, loss)` is a pmap, `spec["steps"]` steps in a scan.
+def task_of(spec: dict[str, Any]) -> Any:
+    """The task of `cnnjax train` for a network, on as many random images as a batch has."""
+    import numpy as np
+
+    from cnnjax import classification, fields
+    from cnnjax.data.sets import Dataset, ImageSet
+    rng = np.random.default_rng(0)
+    images = ImageSet(rng.integers(0, 256, (spec["batch"], *spec["image"]), np.uint8),
+                      rng.integers(0, spec["classes"], spec["batch"], np.int32))
+    middle = np.full(spec["image"][2], 0.5, np.float32)
+    config = fields.defaults(classification.FIELDS)
+    config.update(batch_size=spec["batch"], steps_per_dispatch=spec["steps"], dtype=spec["dtype"])
+    config.model.name = spec["network"]
+    config.data.update(pad=0, flip=False)
+    config.optimizer.learning_rate = 1e-3
+    return classification.task(config, Dataset(images, None, images, tuple(map(str, range(spec["classes"]))), middle,
+                                               middle))
+
+
+def make_step(spec: dict[str, Any]) -> tuple[Callable[[Any], tuple[Any, Any]], Any, float]:
+    """`(step, state, flops)`: `step(state) -> (state, what it computed)` is `spec["steps"]` steps of `cnnjax train` in
+    one call, or the inference of a batch.
 
     `flops` is the arithmetic of one step by XLA's count of the forward pass, thrice in training.
     """
     import jax
-    import jax.numpy as jnp
-    import optax
+    import numpy as np
 
-    from cnnjax import models
     from cnnjax.models import layers
+    from cnnjax.training import loop
+    from cnnjax.training import state as states
+    from cnnjax.training import step as steps
     if spec["conv"] == "xla":
         layers.conv_general_dilated = None      # type: ignore[assignment]  # Flax then takes XLA's, in this process
-    count = spec["devices"]
-    fields = {"dtype": jnp.dtype(spec["dtype"])} if spec["dtype"] != "float32" else {}
-    module = models.create(spec["network"], num_classes=spec["classes"], **fields)
-    keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (count, spec["batch"] // count, *spec["image"]))
-    labels = jax.random.randint(keys[1], x.shape[:2], 0, spec["classes"])
-    variables = jax.jit(lambda x: module.init({"params": keys[2], "dropout": keys[2]}, x))(x[0, :1])
-    forward = jax.jit(lambda v, x: module.apply(v, x)).lower(variables, x.reshape(-1, *spec["image"]))
+    task = task_of(spec)
+    state = steps.replicate(states.create(task.config, task.init))
+    x = np.zeros((spec["batch"], *spec["image"]), np.float32)
+    forward = jax.jit(task.module.apply).lower(states.variables(state), x)
     flops = float((forward.cost_analysis() or {})["flops"])
-    if not spec["train"]:
-        apply = jax.pmap(lambda v, x, _: (v, module.apply(v, x)), in_axes=(None, 0, 0), out_axes=(None, 0))
-        return apply, variables, (x, labels), flops
-
-    tx = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(1e-3, 0.9))
-
-    def loss_fn(params: Any, stats: Any, x: Any, labels: Any) -> Any:
-        logits, new = module.apply({"params": params, **stats}, x, train=True, mutable=list(stats),
-                                   rngs={"dropout": keys[2]})
-        heads = logits if isinstance(logits, tuple) else (logits,)          # GoogLeNet's auxiliary ones count by 0.3
-        losses = [optax.softmax_cross_entropy_with_integer_labels(h, labels).mean() for h in heads]
-        return losses[0] + 0.3 * sum(losses[1:]), new
-
-    def one(state: Any, x: Any, labels: Any) -> Any:
-        params, stats, moments = state
-        (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, stats, x, labels)
-        grads = jax.lax.pmean(grads, "data")
-        updates, moments = tx.update(grads, moments, params)
-        return (optax.apply_updates(params, updates), stats, moments), loss
-
-    def several(state: Any, x: Any, labels: Any) -> Any:
-        if spec["steps"] == 1:
-            return one(state, x, labels)
-        return jax.lax.scan(lambda state, _: one(state, x, labels), state, length=spec["steps"])
-
-    params = variables.pop("params")
-    state = jax.tree.map(lambda a: jnp.stack([a] * count), (params, variables, tx.init(params)))
-    return jax.pmap(several, axis_name="data", donate_argnums=0), state, (x, labels), 3 * flops
+    if spec["train"]:
+        train, data = loop.program(task.config, task, ExitStack())
+        return (lambda state: train(state, data(spec["steps"]), spec["steps"])), state, 3 * flops
+    apply = jax.pmap(task.module.apply, in_axes=(None, 0))
+    variables, shares = states.variables(state), steps.place(steps.shard(x, spec["devices"]))
+    return (lambda state: (state, apply(variables, shares))), state, flops
 
 
 def _work(spec: dict[str, Any]) -> None:
-    """A contender's process: see `_Worker`. A scan's seconds are divided by its steps."""
+    """A contender's process: see `_Worker`. The seconds of a call are divided by its steps."""
     import jax
-    step, state, batch, flops = make_step(spec)
-    for _ in range(2):                  # the second compiles again: its state lies where the first left it
-        state, loss = step(state, *batch)
-        jax.block_until_ready((state, loss))
+    step, state, flops = make_step(spec)
+    for _ in range(2):
+        state, computed = step(state)
+        jax.block_until_ready((state, computed))
     print("ready", flops, flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
-        state, loss = step(state, *batch)
-        jax.block_until_ready((state, loss))
+        state, computed = step(state)
+        jax.block_until_ready((state, computed))
         print((time.perf_counter() - began) / (spec["steps"] if spec["train"] else 1), flush=True)
 
 
