@@ -17,6 +17,7 @@ from cnnjax.bench import networks
 from cnnjax.reporting import tables
 from cnnjax.training import optimizers
 from cnnjax.training import state as states
+from cnnjax.training import step as steps
 
 
 def kind(opcode: str, origin: str) -> str:
