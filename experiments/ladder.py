@@ -34,8 +34,8 @@ from cnnjax.training import workdir as workdirs
 
 COUNTS = (50, 100, 200, 500, 1000, 2000)
 SAMPLES = 4         # test images that the report shows
-HEADER = ("detector", "mAP %", "COCO AP %", "s/image", "proposals s", "network s", "rest s", "training min",
-          "proposals min", "disk MB")
+HEADER = ("detector", "family", "mAP %", "COCO AP %", "small", "medium", "large", "s/image", "proposals s", "network s",
+          "rest s", "training min", "proposals min", "disk MB")
 
 
 def run(config: ConfigDict, workdir: Path) -> None:
@@ -208,16 +208,28 @@ Table = tuple[Sequence[str], list[list[str]]]
 
 
 def table(results: dict[str, dict[str, Any]]) -> Table:
-    """Accuracy, the seconds an image and where they go, training time, disk. "+" marks a training that was resumed,
-    whose time is of its last part."""
+    """Accuracy, with COCO AP by size of the object, the seconds an image and where they go, training time, disk; the
+    detectors of two stages first. "+" marks a training that was resumed, whose time is of its last part."""
     rows = []
-    for r in results.values():
-        parts = r["image_seconds"]
-        rows.append([r["title"], f"{100 * r['map']:.1f}", f"{100 * r['coco']['AP']:.1f}",
+    for r in (r for members in families(results).values() for r in members):
+        parts, coco = r["image_seconds"], r["coco"]
+        rows.append([r["title"], family(r), f"{100 * r['map']:.1f}",
+                     *(f"{100 * coco[f'AP{size}']:.1f}" for size in ("", " small", " medium", " large")),
                      f"{sum(parts.values()):.3f}", *(f"{parts[p]:.3f}" for p in ("proposals", "network", "rest")),
                      f"{r['seconds'] / 60:.1f}" + ("+" if r["resumed"] else ""), f"{r['proposal_seconds'] / 60:.1f}",
                      f"{r['disk_bytes'] / 1e6:.1f}"])
     return HEADER, rows
+
+
+def family(result: dict[str, Any]) -> str:
+    """Whether a detector classifies proposals or finds objects in one stage."""
+    return "two-stage" if result["proposals_by"] else "one-stage"
+
+
+def families(results: dict[str, dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The results by family, in the order of the papers."""
+    found = {name: [r for r in results.values() if family(r) == name] for name in ("two-stage", "one-stage")}
+    return {name: members for name, members in found.items() if members}
 
 
 def class_table(results: dict[str, dict[str, Any]]) -> Table:
@@ -239,9 +251,9 @@ def recall_table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def verdict(results: dict[str, dict[str, Any]]) -> list[str]:
-    """What each step bought, in words with its numbers, and whether each is faster than the one before."""
+    """What each step of a family bought, in words with its numbers, and whether it is faster than the one before."""
     sentences = []
-    for before, after in pairwise(results.values()):
+    for before, after in (pair for members in families(results).values() for pair in pairwise(members)):
         a, b = (sum(r["image_seconds"].values()) for r in (before, after))
         gain = 100 * (after["map"] - before["map"])
         sentences.append(f"{after['title']} takes {b:.3f} s an image, {before['title']} {a:.3f} s: {a / b:.1f} times "
@@ -250,18 +262,18 @@ def verdict(results: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def figure(results: dict[str, dict[str, Any]], path: Path) -> None:
-    """mAP over seconds an image, a point a detector, joined in the order of the papers."""
+    """mAP over seconds an image, a point a detector, those of a family joined in the order of the papers."""
     drawing = Figure(figsize=(7, 4.5), layout="constrained")
     axis = drawing.subplots()
-    seconds = [sum(r["image_seconds"].values()) for r in results.values()]
-    accuracy = [100 * r["map"] for r in results.values()]
-    axis.plot(seconds, accuracy, "-", color="0.8", zorder=0)
-    for r, x, y in zip(results.values(), seconds, accuracy, strict=True):
-        axis.plot(x, y, "o", markersize=9, label=r["title"])
-        axis.annotate(r["title"], (x, y), textcoords="offset points", xytext=(8, 6))
+    for (name, members), style in zip(families(results).items(), ("o-", "s--"), strict=False):
+        places = [(sum(r["image_seconds"].values()), 100 * r["map"]) for r in members]
+        axis.plot(*zip(*places, strict=True), style, markersize=8, label=name)
+        for r, place in zip(members, places, strict=True):
+            axis.annotate(r["title"], place, textcoords="offset points", xytext=(8, 6))
     axis.set_xscale("log")
     axis.margins(0.2)
     axis.set_xlabel("seconds an image, proposals included")
     axis.set_ylabel("mAP, %")
     axis.grid(alpha=0.3, which="both")
+    axis.legend()
     drawing.savefig(path, dpi=150)

@@ -1,6 +1,7 @@
 """The four detectors from pixels to report, by the real code on tiny images."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -49,6 +50,29 @@ def test_the_ladder_leaves_a_table_a_figure_and_a_report(ladder_run):
     for title in ("R-CNN", "SPP-net", "Fast R-CNN", "Faster R-CNN", "selective search", "region proposal network"):
         assert f"| {title} |" in table
     assert "data:image/png" in (ladder_run / "report.html").read_text()
+
+
+def result_of(title, proposals_by, accuracy, seconds):
+    coco = {"AP": accuracy / 2, "AP small": math.nan, "AP medium": accuracy / 3, "AP large": accuracy}
+    return {"title": title, "proposals_by": proposals_by, "map": accuracy, "coco": coco, "seconds": 60.0,
+            "resumed": False, "proposal_seconds": 0.0, "disk_bytes": 0,
+            "image_seconds": {"proposals": 0.0, "network": seconds, "rest": 0.0}}
+
+
+def test_the_two_families_are_told_apart(tmp_path):
+    results = {"yolo": result_of("YOLO", "", 0.5, 0.01), "fast_rcnn": result_of("Fast", "selective search", 0.6, 0.2),
+               "faster_rcnn": result_of("Faster", "region proposal network", 0.9, 0.1),
+               "ssd": result_of("SSD", "", 0.8, 0.02)}
+    header, rows = ladder.table(results)
+    assert [row[:2] for row in rows] == [["Fast", "two-stage"], ["Faster", "two-stage"], ["YOLO", "one-stage"],
+                                         ["SSD", "one-stage"]]
+    assert all(len(row) == len(header) for row in rows)
+    assert rows[1][2:7] == ["90.0", "45.0", "nan", "30.0", "90.0"]
+    first, second = ladder.verdict(results)
+    assert first == ("Faster takes 0.100 s an image, Fast 0.200 s: 2.0 times as fast; its mAP is +30.0 points.")
+    assert second.startswith("SSD takes 0.020 s an image, YOLO 0.010 s: 0.5 times as fast, so not faster")
+    ladder.figure(results, tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 0
 
 
 def test_a_finished_ladder_is_not_run_again(ladder_run):

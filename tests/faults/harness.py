@@ -128,7 +128,7 @@ def left(workdir: Path) -> dict[str, Any]:
 def timeless(line: str) -> list[str]:
     """A table's row without its columns of times: a depth study's last two, a ladder's seconds and minutes."""
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    return cells[:-2] if len(cells) == 7 else cells[:3] if len(cells) == 10 else cells
+    return cells[:-2] if len(cells) == 7 else cells[:7] if len(cells) == 14 else cells
 
 
 def last_checkpoint(folder: Path) -> tuple[int, int]:
