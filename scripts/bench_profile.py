@@ -36,7 +36,7 @@ def main(network: str = "resnet20", count: int = 3) -> None:
             "conv": "ours", "devices": 1, "steps": 1, "dtype": "float32"}
     task = networks.task_of(spec)
     one = partial(steps.train_step, task.loss, optimizers.optimizer(task.config), 0.0)
-    step = jax.jit(jax.vmap(one, in_axes=(None, 0), out_axes=None, axis_name=steps.AXIS))      # of one device
+    step = jax.pmap(one, in_axes=(None, 0), out_axes=None, axis_name=steps.AXIS)
     data, key = task.data().arrays, jax.random.key(0)
     batch = jax.tree.map(lambda x: x[None], task.get_batch(data, key, 0, 0, 1))
     state = states.create(task.config, task.init)
