@@ -189,10 +189,7 @@ def report(workdir: Path) -> Path:
     for name, result in results.items():
         parts += [html.heading(result["title"]),
                   html.image(figures / f"{name}.png", "Above the ground truth, below the detections.")]
-    for title, lines in (("faulty, skipped", data["skipped"]), ("not used", data.get("unused")),
-                         ("notes on the data", data.get("notes"))):
-        if lines:
-            parts += [html.heading(f"{len(lines)} {title}"), html.code("\n".join(lines))]
+    parts += data_parts(data)
     parts += [html.heading("Config"), html.code((workdir / "config.json").read_text())]
     workdirs.write(workdir / "table.md", "\n".join(tables.markdown(*t) for t in (main, classes, recall)))
     path = workdir / "report.html"
@@ -202,6 +199,16 @@ def report(workdir: Path) -> Path:
     print("\n".join(sentences))
     print(f"report: {path}")
     return path
+
+
+def data_parts(data: dict[str, Any]) -> list[str]:
+    """What data.json says of faults, of what is there and not used, and of what was chosen, for the report."""
+    parts = []
+    for what, lines in (("faulty, skipped", data["skipped"]), ("not used", data.get("unused", [])),
+                        ("notes on the data", data.get("notes", []))):
+        if lines:
+            parts += [html.heading(f"{len(lines)} {what}"), html.code("\n".join(lines))]
+    return parts
 
 
 Table = tuple[Sequence[str], list[list[str]]]

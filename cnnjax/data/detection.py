@@ -107,6 +107,9 @@ READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco":
                                                              "yolo": yolo.read, "huggingface": huggingface.read}
 """The formats of files, by the name of data.source."""
 
+MOST_CUT = 2
+"""Pixels that a box may reach over the image's border, by another way of counting, without a word."""
+
 FILES = {"yolo": yolo.SUFFIXES, "coco": (".json",)}
 """The suffixes of the files that may be named in place of their folder."""
 
@@ -147,6 +150,9 @@ def load(config: Any, seed: int) -> DetectionData:
         names = [name for c, name in enumerate(classes) if c not in trained]
         faults.note(f"no object to train on, but for difficult ones, of {len(names)} of the {len(classes)} classes: "
                     f"{', '.join(names)}")
+    folded = Counter(name.casefold() for name in classes)
+    if alike := [name for name in classes if folded[name.casefold()] > 1]:
+        faults.note(f"classes that differ in the case of letters alone: {', '.join(alike)}")
     return DetectionData(train, test, classes, tuple(faults.skipped), tuple(faults.unused), tuple(faults.notes), split)
 
 
@@ -282,6 +288,7 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
     kept: list[Path] = []
     sizes, objects, upright = [], [], []
     others: Counter[str] = Counter()
+    cut = 0
     index = {name: c for c, name in enumerate(classes)}
     for entry, probed in zip(entries, probe_all([e.image for e in entries]), strict=True):
         if isinstance(probed, str):
@@ -300,7 +307,9 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
             box: Any = obj.box
             if not isinstance(box, str):
                 scale = (width, height, width, height) if entry.relative else (1, 1, 1, 1)
-                box = usable_box([side * n for side, n in zip(box, scale, strict=True)], height, width)
+                given = [side * n for side, n in zip(box, scale, strict=True)]
+                box = usable_box(given, height, width)
+                cut += not isinstance(box, str) and max(map(abs, np.subtract(box, given))) > MOST_CUT
             if isinstance(box, str):
                 faults.found(entry.annotation, f"{obj.name} {box}".strip())
                 continue
@@ -310,6 +319,10 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
         sizes.append(size)
         objects.append(_with_areas(Objects.of(rows), areas))
         upright.append(size == turned)
+    if cut:
+        verbs = ("es reach", "are") if cut > 1 else (" reaches", "is")
+        faults.note(f"split {split!r}: {cut} box{verbs[0]} over the image's border by more than {MOST_CUT} pixels and "
+                    f"{verbs[1]} cut there")
     if others and chosen:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(others.items()))
         faults.left_out(f"split {split!r}: {_objects(others.total())} of classes that data.classes does not name "

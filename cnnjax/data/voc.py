@@ -19,7 +19,6 @@ from cnnjax.data import decode, files
 from cnnjax.data.annotations import Entry, Faults, Object, Part, Source
 from cnnjax.errors import UserError, one_line
 
-_LISTS = ("ImageSets/Main", "ImageSets", "")
 _ANNOTATIONS = ("annotations", "annotation", "annos", "anns", "labels", "label", "xmls", "xml")
 _IMAGES = ("jpegimages", "images", "image", "imgs", "img", "jpgs", "photos")
 
@@ -36,7 +35,7 @@ def read(root: Path, faults: Faults) -> Source:
     if not folder.xml.names:
         raise UserError(f"data.path {root}: no annotation (*.xml) in or below it; expected JPEGImages, Annotations and "
                         "ImageSets/Main, or XML files beside the images")
-    lists = _lists(root)
+    lists = _lists(root, folder.tree.folders)
     if lists:
         return Source({name: partial(_listed, folder, file, faults) for name, file in lists.items()},
                       "ImageSets/Main/{}.txt")
@@ -83,9 +82,13 @@ def _split(name: str) -> str | None:
     return next((part for part in name.split("/")[:-1] if files.split_of(part)), None)
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    """The lists of images by the name of their split; beside the annotations only those of a split's own name."""
-    for place in _LISTS:
+def _lists(root: Path, folders: Sequence[str]) -> dict[str, Path]:
+    """The lists of images by the name of their split: those of ImageSets/Main, of ImageSets, of the one other folder in
+    it (Segmentation, Layout); beside the annotations only those of a split's own name."""
+    sets = [name for name in folders if name.casefold() == "imagesets" or name.casefold().startswith("imagesets/")]
+    main = [name for name in sets if name.casefold() == "imagesets/main"]
+    others = [name for name in sets if "/" in name and name not in main]
+    for place in (*main, *(name for name in sets if "/" not in name), *(others if len(others) == 1 else ()), ""):
         lists = {file.stem: file for file in sorted((root / place).glob("*.[tT][xX][tT]"))
                  if place or files.split_of(file.stem) or file.stem.casefold() == "trainval"}
         if lists:

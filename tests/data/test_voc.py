@@ -193,6 +193,21 @@ def test_sides_with_blanks_and_fractions_are_numbers(tmp_path):
     np.testing.assert_array_equal(load(tmp_path).train.objects[0].boxes, [[8, 8, 40.5, 30]])
 
 
+def test_boxes_that_reach_far_over_the_border_are_cut_and_said(tmp_path):
+    far, near = BOX.replace("40", "90"), BOX.replace(">9<", ">0<").replace("40", "66")
+    standard(tmp_path, objects=thing(box=far) + thing(box=near))
+    data = load(tmp_path)
+    np.testing.assert_array_equal(data.train.objects[0].boxes, [[8, 8, 64, 30], [0, 0, 64, 30]])
+    assert data.notes[0] == ("1 image is both in the training split and in the test split")
+    assert data.notes[1] == ("split 'trainval': 1 box reaches over the image's border by more than 2 pixels and is cut "
+                             "there")
+
+
+def test_classes_that_differ_in_the_case_of_letters_are_said(tmp_path):
+    standard(tmp_path, objects=thing() + thing("Cat") + thing("dog"))
+    assert load(tmp_path).notes[-1] == "classes that differ in the case of letters alone: Cat, cat"
+
+
 # D5, of VOC
 
 @pytest.mark.parametrize(("broken", "reason"), [
@@ -332,7 +347,7 @@ def test_a_single_list_of_no_split_is_the_whole_set(tmp_path):
     assert (len(load(tmp_path).train), len(load(tmp_path).test)) == (8, 2)
 
 
-@pytest.mark.parametrize("place", ["ImageSets/Main", "ImageSets", "."])
+@pytest.mark.parametrize("place", ["ImageSets/Main", "imagesets/main", "ImageSets", "ImageSets/Layout", "."])
 def test_lists_may_lie_beside_the_annotations(tmp_path, place):
     standard(tmp_path, lists=())
     for split in ("Train", "valid", "TEST"):

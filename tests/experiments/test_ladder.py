@@ -81,6 +81,16 @@ def test_a_finished_ladder_is_not_run_again(ladder_run):
     assert before == {p: p.stat().st_mtime_ns for p in ladder_run.glob("cells/**/*") if p.is_file()}
 
 
+def test_the_report_tells_faults_from_what_is_not_used_by_choice():
+    text = "".join(ladder.data_parts({"skipped": ["a.xml: no box"], "unused": ["2 objects of 'dog'", "b.jpg: hidden"],
+                                      "notes": []}))
+    assert "1 faulty, skipped" in text
+    assert "2 not used" in text
+    assert "fault" not in text[text.index("not used"):]
+    assert "notes" not in text
+    assert ladder.data_parts({"skipped": []}) == []         # of an older run
+
+
 def test_detections_of_files_are_drawn_and_listed(ladder_run, tmp_path):
     image = datasets.load(configs.load(TINY).data, 0).test.read(0)
     folder = tmp_path / "images"
