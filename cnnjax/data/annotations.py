@@ -82,17 +82,18 @@ class Faults:
 
     def found(self, file: str | Path, reason: str) -> None:
         """Raises UserError naming file and reason, or notes that they were skipped."""
+        line = " ".join(f"{file}: {reason}".splitlines())
         if self.on_error == "stop":
-            raise UserError(f"{file}: {reason}; mend the file or set data.on_error=skip")
-        self.skipped.append(f"{file}: {reason}")
+            raise UserError(f"{line}; mend the file or set data.on_error=skip")
+        self.skipped.append(line)
 
     def left_out(self, line: str) -> None:
         """Notes what is not used though nothing is wrong with it."""
-        self.unused.append(line)
+        self.unused.append(" ".join(line.splitlines()))
 
     def note(self, line: str) -> None:
         """Notes a choice that the user should know of."""
-        self.notes.append(line)
+        self.notes.append(" ".join(line.splitlines()))
 
 
 def usable_box(box: Sequence[float], height: int, width: int) -> list[float] | str:

@@ -51,8 +51,8 @@ def read_file(file: Path) -> bytes:
     """The bytes of an image file. Raises `BadImage`."""
     try:
         return file.read_bytes()
-    except OSError as error:
-        raise BadImage(f"{file} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:      # ValueError: a name that no file can have
+        raise BadImage(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def open_header(data: bytes, name: str) -> Image.Image:

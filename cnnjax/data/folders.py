@@ -41,7 +41,7 @@ def _stamp(file: Path) -> list[int]:
     """Size and time of change; nothing for a file that cannot be found, which is told when it is read."""
     try:
         stat = file.stat()
-    except OSError:
+    except (OSError, ValueError):           # a name that no file can have
         return []
     return [stat.st_size, stat.st_mtime_ns]
 

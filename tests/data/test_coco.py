@@ -140,7 +140,9 @@ def test_an_annotation_that_is_no_object_is_skipped(tmp_path, entry):
 @pytest.mark.parametrize(("image", "reason"), [
     ({"file_name": "2.jpg"}, "images[1] has no 'id'"), ({"id": 2}, "image 2 has no file_name"),
     ({"id": 2, "file_name": ""}, "image 2 has no file_name"), ({"id": 2, "file_name": "2.jpg"}, "no such image file"),
-    ({"id": 1, "file_name": "1.jpg"}, "images[1] is there twice (id 1)"), (None, "images[1] has no 'id'")])
+    ({"id": 1, "file_name": "1.jpg"}, "images[1] is there twice (id 1)"), (None, "images[1] has no 'id'"),
+    ({"id": 2, "file_name": "a\nb.jpg"}, "a b.jpg: no such image file"),
+    ({"id": 2, "file_name": "\0"}, "no such image file")])
 def test_a_broken_image_entry_is_skipped_and_the_others_are_kept(tmp_path, image, reason):
     standard(tmp_path, images=[*content()["images"], image])
     assert reason in refusal(tmp_path)

@@ -126,6 +126,8 @@ def test_rows_and_files_that_are_not_used_are_listed(images):
 
 
 def test_a_missing_image_is_named_or_skipped(images):
+    (images / "a.csv").write_text(table() + "images/8\0.png,cat\n")
+    assert "cannot be read: embedded null byte" in refusal(images)
     (images / "a.csv").write_text(table() + "images/8.png,cat\n")
     assert "8.png cannot be read: No such file or directory" in refusal(images)
     dataset = load(images, on_error="skip")
