@@ -134,7 +134,8 @@ class Classifier:
     def describe(self) -> dict[str, Any]:
         data = self.dataset
         return {"classes": list(data.classes), "image_shape": list(data.image_shape), "mean": data.mean.tolist(),
-                "std": data.std.tolist(), "left_out": list(data.left_out)}
+                "std": data.std.tolist(), "left_out": list(data.left_out), "notes": list(data.notes),
+                "split": dict(data.split)}
 
     @cached_property
     def _sums(self) -> Callable[..., dict[str, jax.Array]]:

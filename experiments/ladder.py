@@ -47,18 +47,31 @@ def run(config: ConfigDict, workdir: Path) -> None:
         if config.data.validation:
             kept, validation = datasets.hold_out(data.train, config.data.validation, config.seed)
             data = data._replace(train=kept)
-        if distributed.is_writer():
-            workdirs.write(workdir / "data.json", workdirs.to_json({
-                "classes": data.classes, "train": len(data.train), "test": len(data.test),
-                "validation": config.data.validation, "skipped": data.skipped,
-                "unused": data.unused, "notes": data.notes, "split": dict(data.split)}, indent=1) + "\n")
-            for line in data.said():
-                print(line)
+        keep_data(workdir, data, config.data.validation)
         for name in config.detectors:
             if not (workdir / "cells" / name / "result.json").exists():
                 cell(name, config, data, validation, workdir)
         if distributed.is_writer():
             report(workdir)
+
+
+def keep_data(workdir: Path, data: DetectionData, validation: int = 0) -> None:
+    """Writes what there is to say of the data as `data.json`, and says it; `validation` images were held out.
+
+    Raises UserError where the ladder was begun with another split, drawn by seed of other images.
+    """
+    path, split = workdir / "data.json", {name: list(images) for name, images in data.split.items()}
+    before = json.loads(path.read_text()).get("split") if path.exists() else None
+    if before is not None and before != split:
+        raise UserError(f"workdir {workdir} was begun with another split of the data, drawn of other images than there "
+                        "are now; choose another --workdir")
+    if distributed.is_writer():
+        workdirs.write(path, workdirs.to_json({
+            "classes": data.classes, "train": len(data.train), "test": len(data.test),
+            "validation": validation, "skipped": data.skipped, "unused": data.unused,
+            "notes": data.notes, "split": split}, indent=1) + "\n")
+        for line in data.said():
+            print(line)
 
 
 def check(config: ConfigDict) -> None:

@@ -115,7 +115,7 @@ def describe(workdir: Path, task: Task) -> None:
     path, said = workdir / "run.json", json.loads(workdirs.to_json(task.describe()))
     if path.exists():
         for key, before in description(workdir).items():
-            if key in said and said[key] != before and key != "left_out":
+            if key in said and said[key] != before and key not in ("left_out", "notes"):
                 raise UserError(f"workdir {workdir} was begun with {key} {_short(before)}, the data has "
                                 f"{_short(said[key])} now; choose another --workdir")
         return

@@ -21,6 +21,7 @@ from cnnjax.training import workdir as workdirs
 from configs.ladder import bccd, defaults, scatter, voc2007
 from experiments import ladder
 from tests.conftest import ROOT, free_port, start
+from tests.data import test_voc
 from tests.tiny_runs import TINY_LADDER as TINY
 
 KINDS = ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn")
@@ -89,6 +90,21 @@ def test_the_report_tells_faults_from_what_is_not_used_by_choice():
     assert "fault" not in text[text.index("not used"):]
     assert "notes" not in text
     assert ladder.data_parts({"skipped": []}) == []         # of an older run
+
+
+def test_a_split_drawn_by_seed_is_kept_said_and_holds_for_the_workdir(tmp_path, capsys):
+    for i in range(10):
+        test_voc.picture(tmp_path / "set" / f"{i}.jpg")
+        test_voc.annotation(tmp_path / "set" / f"{i}.xml")
+    config = configs.load(TINY, ["data.source=voc", f"data.path={tmp_path / 'set'}"])
+    data = datasets.load(config.data, 0)
+    ladder.keep_data(tmp_path, data)
+    assert "2 of its 10 images are it, drawn by seed 0" in capsys.readouterr().out
+    assert json.loads((tmp_path / "data.json").read_text())["split"] == {
+        "train": list(data.train.names), "test": list(data.test.names)}
+    ladder.keep_data(tmp_path, data)
+    with pytest.raises(UserError, match="was begun with another split of the data"):
+        ladder.keep_data(tmp_path, datasets.load(config.data, 1))
 
 
 def test_detections_of_files_are_drawn_and_listed(ladder_run, tmp_path):

@@ -14,10 +14,12 @@ import pytest
 from cnnjax import classification, networks
 from cnnjax.errors import UserError
 from cnnjax.training import history, loop
+from cnnjax.training import run as runs
 from cnnjax.training import state as states
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
 from cnnjax.training.task import OnDevice
+from tests.data.test_voc import picture
 
 
 @pytest.fixture
@@ -50,6 +52,24 @@ def test_a_workdir_of_other_data_is_refused(finished, tiny):
     (finished / "run.json").write_text(json.dumps({**said, "classes": ["ant", "bee"]}))
     with pytest.raises(UserError, match=r'was begun with classes \["ant", "bee"\], the data has \["0", .* now'):
         classification.train(tiny(), finished)
+
+
+def test_a_split_drawn_by_seed_is_kept_and_holds_for_the_workdir(tmp_path, tiny):
+    for kind in ("ant", "bee"):
+        for i in range(5):
+            picture(tmp_path / "set" / kind / f"{i}.png", (16, 16))
+    config = tiny("data.source=folder", f"data.path={tmp_path / 'set'}", f"data.cache={tmp_path / 'cache'}")
+    runs.describe(tmp_path, classification.task(config))
+    said = json.loads((tmp_path / "run.json").read_text())
+    assert [len(said["split"][split]) for split in ("train", "test")] == [8, 2]
+    assert "2 of its 10 images are the test, drawn by seed 0" in said["notes"][0]
+    runs.describe(tmp_path, classification.task(config))
+    (tmp_path / "set").rename(tmp_path / "moved")
+    config.data.path = str(tmp_path / "moved")
+    runs.describe(tmp_path, classification.task(config))
+    picture(tmp_path / "moved" / "ant" / "new.png", (16, 16))
+    with pytest.raises(UserError, match=r'was begun with split {"train": .*choose another --workdir'):
+        runs.describe(tmp_path, classification.task(config))
 
 
 @pytest.mark.parametrize(("text", "message"), [
