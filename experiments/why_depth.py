@@ -115,8 +115,9 @@ def findings(layers: Mapping[str, Sequence[Mapping[str, Any]]],
                         f"{last:.2g} in the last, response {np.median(row['response_std']):.2g} (medians)")
         if name in measured:
             removal, correlation = measured[name]["removal"], measured[name]["correlation"]
-            said += [f"loss under twice that of the trained network on "
-                     f"{100 * why.valley(measured[name]['surface']):.0f} % of the square of directions",
+            middle, median, most = why.surface_levels(measured[name]["surface"])
+            said += [f"loss {middle:.2f} where training ended, in the square of directions around it {median:.2f} "
+                     f"(median) and at most {most:.2f}",
                      f"error {100 * removal['whole']:.1f} % whole, {100 * np.median(removal['error']):.1f} % (median) "
                      f"and at most {100 * max(removal['error']):.1f} % with one block removed",
                      f"gradient correlation at the image {correlation['untrained'][0]:z.2f} untrained, "

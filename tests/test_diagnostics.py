@@ -100,6 +100,8 @@ def test_the_surface_of_a_quadratic_is_that_quadratic():
     np.testing.assert_allclose(loss, (1 + a) ** 2 + 9 * b**2 + 4, rtol=1e-6)
 
 
-def test_the_valley_counts_points_under_twice_the_middle_and_none_that_is_not_finite():
-    surface = {"steps": [-1, 0, 1], "loss": [[1.0, 1.9, 2.0], [3.0, 1.0, None], [1.5, 9.0, 0.5]]}
-    assert why.valley(surface) == pytest.approx(5 / 9)
+def test_the_levels_of_a_surface_count_what_is_not_finite_as_infinite():
+    surface = {"steps": [-1, 0, 1], "loss": [[1.0, 1.9, 2.0], [3.0, 0.7, 4.0], [1.5, 9.0, 0.5]]}
+    assert why.surface_levels(surface) == (0.7, 1.9, 9.0)
+    surface["loss"][1][2] = None
+    assert why.surface_levels(surface) == (0.7, 1.9, float("inf"))

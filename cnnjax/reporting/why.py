@@ -94,10 +94,12 @@ def _log_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     return [float(np.log10(v)) for v in values], [f"{v:g}" for v in values]
 
 
-def valley(surface: Mapping[str, Any]) -> float:
-    """The share of a loss surface's points whose loss is under twice that of the middle."""
+def surface_levels(surface: Mapping[str, Any]) -> tuple[float, float, float]:
+    """The loss of a surface in the middle, where training ended, and over its square the median and the greatest; what
+    is not finite counts as infinite."""
     loss = np.array(surface["loss"], float)
-    return float(np.mean(loss < 2 * loss[len(loss) // 2, len(loss) // 2]))          # NaN is not
+    loss = np.where(np.isfinite(loss), loss, np.inf)
+    return float(loss[len(loss) // 2, len(loss) // 2]), float(np.median(loss)), float(loss.max())
 
 
 def removal_figure(removals: Mapping[str, Mapping[str, Any]], path: Path) -> None:
