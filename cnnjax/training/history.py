@@ -24,6 +24,10 @@ FINITE = ("loss", "grad_norm", "update_norm", "param_norm")
 0, so that a ReLU hides parameters that are NaN, and the loss stays finite for ever."""
 
 
+NEW: dict[str, Any] = {"seconds": 0.0, "window": (), "best": None, "stale": 0}
+"""What `History.host` gives before the first step."""
+
+
 class History:
     """What a run has measured so far: its rows, and the seconds that it took, those before a resume included."""
 
@@ -33,14 +37,16 @@ class History:
         self._config = config
         self._write, self._write_timing, self._report = write, write_timing, report
         self._before = host["seconds"]
-        self._window: list[Row] = host["window"]                # of the steps since the last row
+        self._window: list[Row] = list(host["window"])          # of the steps since the last row
+        self._best: float | None = host["best"]                 # score on the validation split
+        self._stale: int = host["stale"]                        # evaluations since then
         self._running: deque[tuple[int, int, Any]] = deque()    # last step, how many, their metrics on the devices
         self._last_scores = ""
         self._began = self._mark = time.monotonic()
 
     def host(self) -> dict[str, Any]:
         """What a checkpoint keeps of this: a JSON object."""
-        return {"seconds": self._seconds(), "window": self._window}
+        return {"seconds": self._seconds(), "window": self._window, "best": self._best, "stale": self._stale}
 
     def add(self, step: int, count: int, metrics: Any) -> None:
         """Takes the metrics of the `count` steps up to `step`, which may still be under way: nothing waits for them."""
@@ -67,12 +73,18 @@ class History:
             rate = f"rate {states.rate(self._config, step - 1):.3g}"
             self._report(step, ", ".join([*shown, rate, f"{speed:.0f} images/s{self._last_scores}"]))
 
-    def evaluated(self, step: int, rows: Sequence[Row]) -> dict[str, float]:
-        """Writes the rows of an evaluation; gives its numbers by split and name, such as "test_error"."""
+    def evaluated(self, step: int, rows: Sequence[Row], best: tuple[str, str] | None) -> dict[str, float]:
+        """Writes the rows of an evaluation; gives its numbers by split and name, such as "test_error". `best` as in a
+        task."""
         scores: dict[str, float] = {}
         for row in rows:
             self._write({"step": step, **row})
             scores |= {f"{row['split']}_{key}": value for key, value in row.items() if isinstance(value, float)}
+        if best is not None:
+            name, mode = best
+            sign = 1 if mode == "min" else -1
+            better = self._best is None or sign * scores[name] < sign * self._best
+            self._best, self._stale = (scores[name], 0) if better else (self._best, self._stale + 1)
         shown = [f"{name.replace('_', ' ')} {scores[name]:.3g}" for name in scores
                  if name.endswith(("_error", "_map")) and "top5" not in name]
         self._last_scores = "".join(f", {text}" for text in shown)

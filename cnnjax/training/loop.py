@@ -5,7 +5,7 @@ import itertools
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from ml_collections import ConfigDict
 
 from cnnjax import fields
 from cnnjax.errors import UserError
-from cnnjax.fields import COUNT, Field, Fields
+from cnnjax.fields import COUNT, NATURAL, Field, Fields
 from cnnjax.training import distributed, optimizers, population, schedules
 from cnnjax.training import state as states
 from cnnjax.training import step as steps_
 from cnnjax.training.checkpoints import Checkpoints
-from cnnjax.training.history import open_history
+from cnnjax.training.history import NEW, open_history
 from cnnjax.training.state import State
 from cnnjax.training.task import OnDevice, OnEval, Row, Task
 
@@ -47,17 +47,20 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
     that is not finite, and UserError for a config that cannot be run.
     """
     check(config)
+    if config.patience and task.best is None:
+        raise UserError(f"config field 'patience': found {config.patience}, but there is no validation split to go by; "
+                        "set data.validation")
     with ExitStack() as stack:
         checkpoints = open_checkpoints(config, workdir, task.best)
         stack.callback(checkpoints.close)
         several = [states.create(member, task.init, task.frozen) for member in members or (config,)]
         state = population.stack(several) if members else several[0]
-        step, host = 0, dict[str, Any](seconds=0.0, window=[])
+        step, host = 0, NEW.copy()
         restored = checkpoints.restore(state)
         if restored is not None:
             step, state, host = restored
             checkpoints.remove_after(step)
-        if step == config.steps:
+        if step == config.steps or ended_early(config, host):
             return state
         history = stack.enter_context(open_history(config, workdir, step, host, name))
         train, next_data = program(config, task, stack, step, len(members))
@@ -65,7 +68,7 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
         asked_to_stop = stack.enter_context(_signals())
         stack.enter_context(distributed.guard(workdir))
 
-        while step < config.steps:
+        while step < config.steps and not ended_early(config, history.host()):
             count = dispatch_steps(config, step)
             state, metrics = train(state, next_data(count), count)
             step += count
@@ -77,7 +80,7 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
             history.read(behind=0 if at_eval or at_save or stop else 1, last_good=checkpoints.steps)
             scores: dict[str, float] = {}
             if at_eval and task.splits:
-                scores = history.evaluated(step, evaluate(task, state, len(members)))
+                scores = history.evaluated(step, evaluate(task, state, len(members)), task.best)
                 if on_eval is not None:
                     on_eval(step, scores)
             if at_save or stop:
@@ -88,6 +91,11 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
                 raise Interrupted(stop, f"at step {step} in {workdir}")
         checkpoints.wait()
     return state
+
+
+def ended_early(config: ConfigDict, host: Mapping[str, Any]) -> bool:
+    """Whether the validation score has not become better for `config.patience` evaluations."""
+    return 0 < config.patience <= host["stale"]
 
 
 def program(config: ConfigDict, task: Task, stack: ExitStack, step: int = 0,
@@ -132,6 +140,8 @@ FIELDS: Fields = {
     "log_every": Field(100, "steps; a row of metrics.jsonl is the mean over them", COUNT),
     "eval_every": Field(1_000, "steps between evaluations; the last step is always evaluated", COUNT),
     "checkpoint_every": Field(1_000, "steps between checkpoints", COUNT),
+    "patience": Field(0, "evaluations without a better validation score after which a run ends; 0: it goes to the end",
+                      NATURAL),
     "keep_checkpoints": Field(2, "of the latest; the best on the validation split stays too", COUNT),
     "steps_per_dispatch": Field(10, "at most so many steps run on the devices between looks by Python", COUNT),
     "tensorboard": Field(True, "whether the rows go to TensorBoard too"),

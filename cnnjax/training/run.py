@@ -19,6 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.training import distributed, loop, population
 from cnnjax.training import state as states
 from cnnjax.training import workdir as workdirs
+from cnnjax.training.history import NEW
 from cnnjax.training.state import State
 from cnnjax.training.task import OnEval, Task, Variables
 
@@ -35,7 +36,7 @@ def run(config: ConfigDict, workdir: Path, task: Task, *, on_eval: OnEval | None
     with workdirs.claim(workdir, config, may_change=_more_steps(workdir, config)):
         describe(workdir, task)
         state = loop.fit(config, workdir, task, on_eval=on_eval, name=workdir.name)
-        return _summarise(config, workdir, state)
+        return _summarise(workdir, state)
 
 
 def run_population(config: ConfigDict, members: Sequence[ConfigDict], workdir: Path, folders: Sequence[Path],
@@ -76,26 +77,27 @@ def _split(workdir: Path, config: ConfigDict, folder: Path, state: State, i: int
         with contextlib.closing(loop.open_checkpoints(config, folder, task.best)) as checkpoints:
             scores = {f"{row['split']}_{key}": value for row in metrics if row["step"] == config.steps
                       for key, value in row.items() if isinstance(value, float)}
-            checkpoints.save(config.steps, state, {"seconds": 0.0, "window": []}, scores)
+            checkpoints.save(config.steps, state, NEW, scores)
             checkpoints.wait()
-        return _summarise(config, folder, state)
+        return _summarise(folder, state)
 
 
-def _summarise(config: ConfigDict, workdir: Path, state: State) -> dict[str, Any]:
+def _summarise(workdir: Path, state: State) -> dict[str, Any]:
     """Writes `result.json`: the scores of the last evaluation by split, such as "test_error" of "test_images", and the
     mean training error over the last twentieth of the steps, as in the curves of He et al. 2015: over augmented
     batches."""
     rows = workdirs.read_rows(workdir / workdirs.METRICS)
     timing = workdirs.read_rows(workdir / workdirs.TIMING)
-    late = [r["error"] for r in rows if r["split"] == "train" and "error" in r and r["step"] > 0.95 * config.steps]
+    last = int(state.step)
+    late = [r["error"] for r in rows if r["split"] == "train" and "error" in r and r["step"] > 0.95 * last]
     result: dict[str, Any] = {
-        "parameters": sum(x.size for x in jax.tree.leaves((state.params, state.frozen))), "steps": config.steps,
+        "parameters": sum(x.size for x in jax.tree.leaves((state.params, state.frozen))), "steps": last,
         "train_error": float(np.mean(late)) if late else None,
         "images_per_second": float(np.median([r["images_per_second"] for r in timing])),
         "seconds": timing[-1]["seconds"],
     }
     for row in rows:
-        if row["step"] == config.steps and "examples" in row:
+        if row["step"] == last and "examples" in row:
             result |= {f"{row['split']}_{key}": value for key, value in row.items() if isinstance(value, float)}
             result[f"{row['split']}_images"] = row["examples"]
     if distributed.is_writer():

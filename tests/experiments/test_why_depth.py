@@ -27,7 +27,8 @@ def test_findings_are_the_measured_numbers():
     assert sentence == (
         "plain56: gradient norm at step 10 0.001 in the first third of the layers and 2 in the last, response 0.4 "
         "(medians); loss 1.00 where training ended, in the square of directions around it 4.00 (median) and at most "
-        "inf; error 10.0 % whole, 30.0 % (median) and at most 90.0 % with one block removed; gradient correlation at the image 0.00 "
+        "inf; error 10.0 % "
+        "whole, 30.0 % (median) and at most 90.0 % with one block removed; gradient correlation at the image 0.00 "
         "untrained, 0.70 trained.")
 
 

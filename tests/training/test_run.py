@@ -117,6 +117,51 @@ def test_fewer_steps_than_taken_are_refused(finished, tiny):
         classification.train(tiny("steps=15"), finished)
 
 
+# Early end
+
+class Scored:
+    """A task whose validation score is given, evaluation by evaluation."""
+
+    best, splits, frozen = ("validation_map", "max"), ("validation",), ()
+
+    def __init__(self, scores):
+        self.scores = list(scores)
+
+    def init(self, key):
+        return {"params": {"w": jnp.zeros(1)}}
+
+    def data(self):
+        return OnDevice(jnp.zeros((8, 1)))
+
+    def get_batch(self, data, key, step, shard, shards):
+        return data
+
+    def loss(self, variables, batch, key, hyper, axis_name):
+        return jnp.mean((variables["params"]["w"] - 1)**2), ({}, {})
+
+    def evaluate(self, variables, split):
+        return [{"split": split, "map": self.scores.pop(0)}]
+
+
+@pytest.mark.parametrize(("scores", "evaluations"), [
+    ([0.1, 0.3, 0.2, 0.3, 0.9, 0.9], 4),        # as good is not better
+    ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], 6),
+])
+def test_a_run_ends_when_its_score_no_longer_grows(tmp_path, tiny, scores, evaluations):
+    config = tiny("steps=12", "eval_every=2", "patience=2", "steps_per_dispatch=2", "log_every=2")
+    state = loop.fit(config, tmp_path, Scored(scores))
+    assert int(state.step) == 2 * evaluations
+    again = loop.fit(config, tmp_path, Scored([]))          # it has ended: nothing is trained or evaluated
+    assert int(again.step) == 2 * evaluations
+    rows = workdirs.read_rows(tmp_path / workdirs.METRICS)
+    assert [row["map"] for row in rows if row["split"] == "validation"] == scores[:evaluations]
+
+
+def test_patience_without_a_validation_split_is_refused(tmp_path, tiny):
+    with pytest.raises(UserError, match="'patience': found 2, but there is no validation split"):
+        classification.train(tiny("patience=2"), tmp_path / "run")
+
+
 # Parameters that are held
 
 class Two(nn.Module):
