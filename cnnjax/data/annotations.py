@@ -125,7 +125,7 @@ def choose_splits(source: Source, root: Path, train: str, test: str, faults: Fau
     the test: part of the training images is to be held out, since the set has no splits or `test` is "".
     Raises UserError for a split that is not there, or that two could be.
     """
-    whole = len(source.parts) == 1 and next(iter(source.parts)).casefold() in WHOLE
+    whole = _is_whole(source, train, test)
     train_parts = _resolve(source, train) or (list(source.parts) if whole else [])
     test_parts = _resolve(source, test) if test else []
     if train_parts and not test_parts and files.split_of(test) == "test":
@@ -147,6 +147,17 @@ def choose_splits(source: Source, root: Path, train: str, test: str, faults: Fau
         if given and not (whole and given[0].casefold() in WHOLE) and "+".join(given) != asked:
             faults.note(f"data.{field}={asked} is read from {' + '.join(given)}")
     return train_parts, test_parts
+
+
+def _is_whole(source: Source, train: str, test: str) -> bool:
+    """Whether the set has no splits: one part, of a name in `WHOLE`, or of one that is no split's where splits are
+    asked for by the usual names."""
+    if len(source.parts) != 1:
+        return False
+    (only,) = source.parts
+    usual = all(standard_name(part) or part.casefold() in ("", "trainval") or part == only
+                for part in (*train.split("+"), *test.split("+")))
+    return only.casefold() in WHOLE or (usual and not standard_name(only) and only.casefold() != "trainval")
 
 
 def standard_name(name: str) -> str | None:

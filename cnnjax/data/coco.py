@@ -76,12 +76,22 @@ def _part(root: Path, split: str, names: list[str], images: files.Index, faults:
     for image in listed:
         entry = _entry(root, file, folder, image, objects, images, places, faults)
         entries += [entry] if entry is not None else []
+    if not split or places == _of_split(split, images):         # else other splits' images lie there too
+        used = {entry.image for entry in entries}
+        for name in images.names:
+            if root / name not in used and any(not place or name.startswith(f"{place}/") for place in places):
+                faults.left_out(f"{root / name}: not in {file.name}")
     return Part(entries, _classes(content, categories, file, faults))
+
+
+def _of_split(split: str, images: files.Index) -> list[str]:
+    """The folders of images that have the name of a split."""
+    return [place for place in (split, f"images/{split}", f"{split}/images") if split and images.has(place)]
 
 
 def _places(split: str, folder: str, images: files.Index) -> list[str]:
     """The folders in which the images of a split may lie; all, where there are none of its name."""
-    own = [place for place in (split, f"images/{split}", f"{split}/images") if split and images.has(place)]
+    own = _of_split(split, images)
     if not own and (folder.casefold() not in ("", "annotations") and images.has(folder)):
         own = [folder]
     return own or [place for place in ("images", "") if images.has(place)] or [""]
@@ -97,6 +107,8 @@ def _entry(root: Path, file: Path, folder: str, image: dict[str, Any], objects: 
     found = images.find(name, [folder] if above else places)
     if len(found) != 1:
         reason = "no such image file" if not found else f"several images could be meant: {', '.join(found)}"
+        if not found and (other := images.other(name)):
+            reason = f"no such image file; {other} is of no kind that is read (*{', *'.join(decode.SUFFIXES)})"
         if above and not found:
             reason = f"the image {name!r} lies outside of its folder"
         faults.found(file if above else root / places[0] / name, reason)

@@ -80,19 +80,24 @@ def walk(base: Path, below: Iterable[str] = ("",)) -> Tree:
     return tree
 
 
+_ANNOTATIONS = (".xml", ".txt", ".json")
+
+
 class Index:
     """Files of some suffixes, found by the names that lists and annotations give them.
 
     `names` are "/"-separated, relative to one folder; `suffixes` are in lower case, such as `decode.SUFFIXES`.
     """
 
-    def __init__(self, names: Iterable[str], suffixes: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], suffixes: Sequence[str]) -> None:
         self.names = [name for name in names if name.lower().endswith(tuple(suffixes))]
         self._suffixes = tuple(suffixes)
         self._all = set(self.names)
         self._in: dict[tuple[str, str], list[str]] = defaultdict(list)      # of a folder and a stem
         self._below: dict[tuple[str, str], list[str]] = defaultdict(list)   # of a folder at any height and a stem
         self._folders: set[str] = set()
+        self._other = {PurePosixPath(name).stem.casefold(): name for name in names
+                       if name not in self._all and not name.lower().endswith(_ANNOTATIONS)}
         for name in self.names:
             path = PurePosixPath(name.casefold())
             stem = self.stem(path.name)
@@ -105,6 +110,10 @@ class Index:
         """A file's name without folder, and without suffix where it is one of the index's, in lower case."""
         name = name.replace("\\", "/").rpartition("/")[2].casefold()
         return next((name[: -len(suffix)] for suffix in self._suffixes if name.endswith(suffix)), name)
+
+    def other(self, wanted: str) -> str:
+        """A file of that name that is neither one of the index nor an annotation; "" where there is none."""
+        return self._other.get(self.stem(wanted), "")
 
     def has(self, folder: str) -> bool:
         """Whether a file lies in or below that folder, in any case of letters."""

@@ -150,6 +150,9 @@ def _entry(folder: _Folder, name: str, faults: Faults) -> list[Entry]:
         faults.found(folder.root / name, f"two images could be its own: {' and '.join(sorted(found))}; name one in "
                      "<filename>, or remove the other")
         return []
+    if not found and (other := next(filter(None, map(folder.images.other, wanted)), "")):
+        faults.found(folder.root / other, f"is of no kind that is read as an image (*{', *'.join(decode.SUFFIXES)})")
+        return []
     image = folder.root / (found[0] if found else f"{places[0]}/{same or said or stem + '.jpg'}")
     return [Entry(image, folder.root / name, content.size, content.objects)]
 

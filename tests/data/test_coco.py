@@ -81,6 +81,15 @@ def test_an_image_of_another_split_is_not_taken_for_a_missing_one(tmp_path):
     assert "val/1.jpg: no such image file" in refusal(tmp_path)
 
 
+def test_images_that_the_annotations_do_not_name_are_listed(tmp_path):
+    standard(tmp_path)
+    picture(tmp_path / "val" / "2.jpg")
+    (tmp_path / "train" / "3.heic").write_bytes(b"")
+    assert load(tmp_path).unused == (f"{tmp_path}/val/2.jpg: not in instances_val.json",)
+    standard(tmp_path, images=[*content()["images"], {"id": 2, "file_name": "3.jpg"}])
+    assert "no such image file; train/3.heic is of no kind that is read (*.jpg" in refusal(tmp_path)
+
+
 def test_a_name_that_leads_out_of_the_set_is_refused(tmp_path):
     standard(tmp_path / "set", images=[{"id": 1, "file_name": "../../1.jpg"}])
     picture(tmp_path / "1.jpg")
@@ -276,7 +285,8 @@ def test_exports_of_other_tools_are_read(tmp_path, json_name, folder):
 
 
 @pytest.mark.parametrize("json_name", ["_annotations.coco.json", "annotations.json", "result.json",
-                                       "annotations/instances_default.json", "annotations/annotations.json"])
+                                       "annotations/instances_default.json", "annotations/annotations.json",
+                                       "my-project.json"])
 @pytest.mark.parametrize("folder", [".", "images", "data"])
 def test_a_set_without_splits_is_split_by_seed_and_said(tmp_path, json_name, folder):
     for i in range(10):
@@ -286,7 +296,7 @@ def test_a_set_without_splits_is_split_by_seed_and_said(tmp_path, json_name, fol
     data = load(tmp_path, "trainval", "test")
     assert right(data.train, data.train.names)
     assert (len(data.train), len(data.test)) == (8, 2)
-    assert "2 of its 10 images are it, drawn by seed 0 (data.test_share=0.2)" in data.notes[0]
+    assert "2 of its 10 images are it, drawn by seed 0 (data.test_share=0.2)" in data.notes[-1]
 
 
 def test_coco_s_own_other_files_are_no_splits(tmp_path):

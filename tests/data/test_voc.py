@@ -72,6 +72,12 @@ def test_images_of_any_suffix_are_found_and_read(tmp_path, suffix):
     assert right(load(tmp_path).train, (f"x{suffix}",))
 
 
+def test_an_image_of_a_kind_that_is_not_read_is_named(tmp_path):
+    standard(tmp_path)
+    (tmp_path / "JPEGImages" / "x.jpg").rename(tmp_path / "JPEGImages" / "x.heic")
+    assert "JPEGImages/x.heic: is of no kind that is read as an image (*.jpg, " in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("said", ["x.png", "x", "x.JPG", "C:\\photos\\x.jpg", "/home/else/x.jpeg", "", " x.jpg "])
 def test_an_image_is_found_whatever_the_suffix_or_folder_that_its_annotation_names(tmp_path, said):
     standard(tmp_path, filename=f"<filename>{said}</filename>")
@@ -341,10 +347,14 @@ def test_without_a_test_split_the_user_may_have_one_drawn(tmp_path):
     assert set(data.split["test"]) == {f"train/{name}" for name in data.test.names}
 
 
-def test_a_single_list_of_no_split_is_the_whole_set(tmp_path):
+@pytest.mark.parametrize("name", ["default", "all", "project-1"])
+def test_a_single_list_of_no_split_is_the_whole_set(tmp_path, name):
     """As CVAT exports it."""
-    standard(tmp_path, [str(i) for i in range(10)], lists=("default",))
+    standard(tmp_path, [str(i) for i in range(10)], lists=(name,))
     assert (len(load(tmp_path).train), len(load(tmp_path).test)) == (8, 2)
+    assert len(load(tmp_path, name, name).test) == 10
+    if name == "project-1":
+        assert "no split 'minitrain'" in refusal(tmp_path, "minitrain")
 
 
 @pytest.mark.parametrize("place", ["ImageSets/Main", "imagesets/main", "ImageSets", "ImageSets/Layout", "."])
