@@ -38,10 +38,11 @@ def anchor_targets(key: jax.Array, anchors: jax.Array, size: jax.Array, truth: T
 
     Positive: the anchors of the highest IoU with an object, ties included, and those over `settings.positive` (0.7);
     negative: under `settings.negative` (0.3) with all. Anchors that cross the image's side by more than
-    `settings.border` pixels take no part. `settings.rpn_batch` (256) are sampled, up to `settings.rpn_fraction` (a
-    half) of them positive.
+    `settings.border` pixels or are centred on the padding take no part. `settings.rpn_batch` (256) are sampled, up to
+    `settings.rpn_fraction` (a half) of them positive.
     """
     usable = ops.inside_image(anchors, size[0], size[1], settings.border)
+    usable &= ops.centred_inside(anchors, size[0], size[1])
     matches = ops.match_boxes(anchors, truth.boxes, truth.mask, settings.positive, settings.negative,
                               best_is_positive=True, ignored=truth.difficult, usable=usable)
     rows, mask = ops.sample_balanced(key, matches.labels, settings.rpn_batch, settings.rpn_fraction)

@@ -1,6 +1,13 @@
 """Pure functions on arrays for detection: boxes, anchors, suppression, pooling of regions and pyramids."""
 
-from cnnjax.ops.anchors import base_anchors, default_boxes, generate_anchors, inside_image, propose_boxes
+from cnnjax.ops.anchors import (
+    base_anchors,
+    centred_inside,
+    default_boxes,
+    generate_anchors,
+    inside_image,
+    propose_boxes,
+)
 from cnnjax.ops.boxes import (
     box_area,
     box_giou,
@@ -22,8 +29,8 @@ from cnnjax.ops.roi import multilevel_roi_align, pyramid_level, roi_align, roi_p
 
 __all__ = [
     "IGNORED", "NEGATIVE", "POSITIVE", "Matches", "base_anchors", "batched_nms", "box_area", "box_giou", "box_iou",
-    "boxes_to_coco", "boxes_to_voc", "clip_boxes", "coco_to_boxes", "decode_boxes", "default_boxes", "encode_boxes",
-    "flip_boxes", "generate_anchors", "inside_image", "match_boxes", "multilevel_roi_align", "nms", "propose_boxes",
-    "pyramid_level", "resize_boxes", "roi_align", "roi_pool", "roi_pyramid_pool", "roi_warp", "sample_balanced",
-    "soft_nms", "spatial_pyramid_pool", "voc_to_boxes",
+    "boxes_to_coco", "boxes_to_voc", "centred_inside", "clip_boxes", "coco_to_boxes", "decode_boxes", "default_boxes",
+    "encode_boxes", "flip_boxes", "generate_anchors", "inside_image", "match_boxes", "multilevel_roi_align", "nms",
+    "propose_boxes", "pyramid_level", "resize_boxes", "roi_align", "roi_pool", "roi_pyramid_pool", "roi_warp",
+    "sample_balanced", "soft_nms", "spatial_pyramid_pool", "voc_to_boxes",
 ]

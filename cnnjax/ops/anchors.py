@@ -91,6 +91,12 @@ def inside_image(boxes: jax.Array, height: float | jax.Array, width: float | jax
     return (x1 >= -border) & (y1 >= -border) & (x2 <= width + border) & (y2 <= height + border)
 
 
+def centred_inside(boxes: jax.Array, height: float | jax.Array, width: float | jax.Array) -> jax.Array:
+    """Which boxes, `(..., 4) -> (...)`, have their centre on the image and not on the padding right of and below it."""
+    x, y = (boxes[..., 0] + boxes[..., 2]) / 2, (boxes[..., 1] + boxes[..., 3]) / 2
+    return (x < width) & (y < height)
+
+
 @partial(jax.jit, static_argnames=("pre_nms_top_n", "post_nms_top_n", "iou_threshold", "min_size", "levels"))
 def propose_boxes(deltas: jax.Array, scores: jax.Array, anchors: jax.Array, height: float | jax.Array,
                   width: float | jax.Array, *, pre_nms_top_n: int, post_nms_top_n: int, iou_threshold: float = 0.7,
@@ -100,20 +106,22 @@ def propose_boxes(deltas: jax.Array, scores: jax.Array, anchors: jax.Array, heig
     `(N, 4), (N,), (N, 4) -> (post_nms_top_n, 4), (post_nms_top_n,), (post_nms_top_n,) bool`: boxes within the image of
     that many pixels, their scores, best first, and the mask of those that are no padding, which is 0. With `levels`,
     how many anchors each level of a feature pyramid has, in order, the top `pre_nms_top_n` are those of each level, and
-    NMS is over each level apart (Lin et al. 2017, as torchvision has it). What is not finite is never proposed. No
-    gradient passes.
+    NMS is over each level apart (Lin et al. 2017, as torchvision has it, where small boxes count among the top n). What
+    is not finite is never proposed. No gradient passes.
     """
     deltas, scores = jax.lax.stop_gradient((deltas, jnp.asarray(scores, jnp.float32)))
     boxes = decode_boxes(deltas, anchors)
-    usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)     # before clipping makes infinite ones finite
+    # before clipping makes infinite ones finite
+    scores = jnp.where(jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1), scores, -jnp.inf)
     boxes = clip_boxes(boxes, height, width)
-    usable &= (boxes[:, 2] - boxes[:, 0] >= min_size) & (boxes[:, 3] - boxes[:, 1] >= min_size)
-    scores = jnp.where(usable, scores, -jnp.inf)                    # not usable in NMS either
+    large = (boxes[:, 2] - boxes[:, 0] >= min_size) & (boxes[:, 3] - boxes[:, 1] >= min_size)
     counts = levels or (len(scores),)
+    if len(counts) == 1:
+        scores = jnp.where(large, scores, -jnp.inf)                 # -inf is not usable in NMS either
     starts = np.cumsum((0, *counts))
     index = jnp.concatenate([start + jax.lax.top_k(scores[start:start + count], min(pre_nms_top_n, count))[1]
                              for start, count in zip(starts, counts, strict=False)])
-    boxes, scores = boxes[index], scores[index]
+    boxes, scores = boxes[index], jnp.where(large[index], scores[index], -jnp.inf)
     if len(counts) > 1:
         level = np.repeat(np.arange(len(counts)), [min(pre_nms_top_n, count) for count in counts])
         kept, mask = batched_nms(boxes, scores, jnp.asarray(level), iou_threshold, post_nms_top_n)
