@@ -43,6 +43,7 @@ class Backbone:
     hidden: Sequence[int] = setting((4096, 4096), "[1, 65536]", "units of the fully connected layers")
     dropout: float = setting(0.5, "[0, 1)", "after each of them")
     stride_in_3x3: bool = setting(False, text="of a ResNet's bottlenecks, as in PyTorch's")
+    norm_epsilon: float = setting(1e-5, "[0, 1]", "of a ResNet's batch norm; 0 in old detectors that froze it")
     pool: int = setting(7, "[1, 64]", "cells a side that RoIs are pooled to")
     mean: Sequence[float] = setting((0.485, 0.456, 0.406), "[-1000, 1000]", "of pixels in [0, 1]", length=3)
     std: Sequence[float] = setting((0.229, 0.224, 0.225), "(0, 1000]", "of pixels in [0, 1]", length=3)
@@ -176,7 +177,7 @@ def create(config: Any, dtype: Any = jnp.float32, stages: Sequence[str] = ()) ->
         raise UserError(f"backbone.head: found {config.head!r}, expected 'dense' or 'stage'")
     head: nn.Module = DenseHead(config.hidden, config.dropout, dtype=dtype)
     fields = {} if config.name == "small" else models.fields(config.name)
-    stride = {"stride_in_3x3": config.stride_in_3x3} if "stride_in_3x3" in fields else {}
+    stride = {k: getattr(config, k) for k in ("stride_in_3x3", "norm_epsilon") if k in fields}
     if config.head == "stage":
         if not config.stage.startswith("stage") or "blocks" not in fields:
             raise UserError(f"backbone.head: 'stage' needs a ResNet and a stage, found {config.name} {config.stage}")

@@ -37,6 +37,10 @@ class Detector(Protocol):
     """
 
     @property
+    def num_classes(self) -> int:
+        """How many classes it knows, the background not counted."""
+
+    @property
     def title(self) -> str:
         """Its name as its paper writes it."""
 

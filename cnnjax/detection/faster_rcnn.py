@@ -128,7 +128,7 @@ class FasterRCNN:
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
                 proposals: jax.Array | None = None) -> DetectorOutput:
         """As `Detector.predict`; gives the proposals too."""
-        return _predict(self, variables, canvases, sizes)
+        return predict(self, variables, canvases, sizes)
 
 
 def create(num_classes: int, **values: Any) -> FasterRCNN:
@@ -136,7 +136,7 @@ def create(num_classes: int, **values: Any) -> FasterRCNN:
     return fields.replace(FasterRCNN(num_classes), values)
 
 
-def loss(network: Network, settings: FasterRCNN, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
+def loss(network: Network, settings: Any, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
          axis_name: str | None = None, *, rpn_only: bool = False) -> tuple[jax.Array, tuple[Any, Any]]:
     """The loss of a minibatch: of the RPN and, unless `rpn_only`, of the RoI heads on RoIs sampled of its proposals."""
     anchor_key, roi_key, dropout = jax.random.split(key, 3)
@@ -163,7 +163,8 @@ def loss(network: Network, settings: FasterRCNN, variables: Variables, batch: Ma
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(detector: FasterRCNN, variables: Variables, images: jax.Array, sizes: jax.Array) -> DetectorOutput:
+def predict(detector: Any, variables: Variables, images: jax.Array, sizes: jax.Array) -> DetectorOutput:
+    """The detections of a Faster R-CNN, with one level or several, and its proposals."""
     def select(output: RPNOutput) -> Proposals:
         return propose(output, sizes, detector.proposals_test, detector.rpn_nms, detector.min_size)
     _, rois, (scores, deltas) = detector.network.apply(variables, images, sizes, select)

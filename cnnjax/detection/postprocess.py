@@ -22,6 +22,7 @@ class Postprocess:
     score_threshold: float = setting(0.05, text="of class scores")
     nms: float = setting(0.3, SHARE, "IoU over which the worse of two boxes of a class is dropped")
     max_detections: int = setting(100, COUNT, "of an image")
+    min_size: float = setting(0.0, "[-1, 8192]", "pixels that both sides must exceed; -1: empty boxes stay")
 
 
 def postprocess(rois: jax.Array, mask: jax.Array, scores: jax.Array, deltas: jax.Array, sizes: jax.Array,
@@ -35,13 +36,20 @@ def postprocess(rois: jax.Array, mask: jax.Array, scores: jax.Array, deltas: jax
 
     def one(rois: jax.Array, mask: jax.Array, scores: jax.Array, deltas: jax.Array, size: jax.Array) -> DetectorOutput:
         boxes = ops.clip_boxes(ops.decode_boxes(deltas, rois[:, None], weights), size[0], size[1]).reshape(-1, 4)
-        scores = scores.reshape(-1)                                                     # (R * K,)
         label = jnp.tile(jnp.arange(classes), len(rois))
-        usable = jnp.repeat(mask, classes) & (scores > settings.score_threshold) & (ops.box_area(boxes) > 0)
-        keep, kept = ops.batched_nms(boxes, scores, label, settings.nms, settings.max_detections, usable)
-        return DetectorOutput(boxes[keep], scores[keep], label[keep], kept)
+        return best_boxes(boxes, scores.reshape(-1), label, settings, jnp.repeat(mask, classes))
 
     return each_image(one, rois, mask, scores, deltas, sizes)
+
+
+def best_boxes(boxes: jax.Array, scores: jax.Array, classes: jax.Array, settings: Postprocess,
+               mask: jax.Array | None = None) -> DetectorOutput:
+    """The detections among the boxes (B, 4) of one image, of scores and classes (B,): thresholded, NMS per class."""
+    usable = (scores > settings.score_threshold) & (boxes[:, 2:] - boxes[:, :2] > settings.min_size).all(-1)
+    if mask is not None:
+        usable &= mask
+    keep, kept = ops.batched_nms(boxes, scores, classes, settings.nms, settings.max_detections, usable)
+    return DetectorOutput(boxes[keep], scores[keep], classes[keep], kept)
 
 
 def each_image(function: Callable[..., Any], *arrays: Any) -> Any:

@@ -43,16 +43,17 @@ class RoIHeads(nn.Module):
     head: nn.Module
     num_classes: int            # without the background
     pool: Pool
+    background_box: bool = False        # predicted too, and left out
 
     def setup(self) -> None:
         self.classes = nn.Dense(self.num_classes + 1, kernel_init=nn.initializers.normal(0.01))
-        self.boxes = nn.Dense(4 * self.num_classes, kernel_init=nn.initializers.normal(0.001))
+        self.boxes = nn.Dense(4 * (self.num_classes + self.background_box), kernel_init=nn.initializers.normal(0.001))
 
     def __call__(self, levels: Levels, rois: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
         n, r = rois.shape[:2]
         pooled = self.pool(levels, rois)
         x = self.head(pooled.reshape(n * r, *pooled.shape[2:]), train=train).astype(jnp.float32)    # (N * R, D)
-        return self.classes(x).reshape(n, r, -1), self.boxes(x).reshape(n, r, self.num_classes, 4)
+        return self.classes(x).reshape(n, r, -1), self.boxes(x).reshape(n, r, -1, 4)[:, :, -self.num_classes:]
 
 
 def roi_loss(scores: jax.Array, deltas: jax.Array, targets: RoITargets,

@@ -28,7 +28,7 @@ def test_a_detector_by_name_has_what_the_protocol_asks(name):
     for attribute in ("preprocess", "init", "loss", "predict"):
         assert callable(getattr(detector, attribute))
     canvas, size = detector.preprocess(np.zeros((40, 60, 3), np.uint8))
-    assert canvas.dtype == np.uint8
+    assert canvas.dtype in (np.uint8, np.float32)
     assert (size <= canvas.shape[:2]).all()
     again = detection.create(name, 3, **json.loads(json.dumps(saved.fields_of(detector))))
     assert again == detector                # what detector.json holds makes the same detector
