@@ -1,7 +1,7 @@
 """Variables of our networks from PyTorch state dicts, and back."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ _ALEXNET = {"conv1": "features.0", "conv2": "features.3", "conv3": "features.6",
 _BRANCHES = {"one": "branch1", "three_reduce": "branch2.0", "three": "branch2.1", "five_reduce": "branch3.0",
              "five": "branch3.1", "pool": "branch4.1"}
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 _LANDMARKS = {AlexNet: "features.0.weight", VGG: "features.0.weight", GoogLeNet: "inception3a.branch1.conv.weight",
               ResNet: "layer1.0.conv1.weight"}
@@ -38,7 +38,7 @@ _OTHER_NAMES: dict[type[nn.Module], dict[str, str]] = {
           r"^head\.fc\.": "classifier.6."}}
 """Layers as CIFAR repositories, mmpretrain and timm call them, and as torchvision does."""
 
-_COUNTERS = ("num_batches_tracked", "n_averaged")
+COUNTERS = ("num_batches_tracked", "n_averaged")
 """Numbers that PyTorch counts beside weights: of batch norm, of an averaged model."""
 
 
@@ -57,11 +57,6 @@ def torch_fields(name: str) -> dict[str, Any]:
     if isinstance(module, GoogLeNet):
         return {"batch_norm": True, "large_kernel": 3, "pool4": 2, "aux_pool": "4x4"}
     return {"stride_in_3x3": True} if isinstance(module, ResNet) and module.bottleneck else {}
-
-
-def from_torch(name: str, source: Mapping[str, Any] | str | Path, **fields: Any) -> dict[str, Any]:
-    """The variables alone of `network_from_torch`."""
-    return network_from_torch(name, source, **fields)[1]
 
 
 def network_from_torch(name: str, source: Mapping[str, Any] | str | Path,
@@ -86,16 +81,29 @@ def network_from_torch(name: str, source: Mapping[str, Any] | str | Path,
     module = create(name, **torch_fields(name) | fields)
     if type(module) not in _LANDMARKS:
         raise UserError(_no_form(name))
-    state = _plain_keys(module, read_state(source) if isinstance(source, str | Path) else state_in(source, name), where)
+    state = plain_keys(read_state(source) if isinstance(source, str | Path) else state_in(source, name),
+                       _LANDMARKS[type(module)], _OTHER_NAMES.get(type(module), {}), where)
     module = module.clone(**{key: value for key, value in _told_by(state, module).items() if key not in fields})
     shape = image_shape(name, getattr(module, "stem", None))
     template = flatten_dict(jax.eval_shape(lambda x: module.init(jax.random.key(0), x), jnp.zeros((1, *shape))))
 
-    arrays, missing, misshapen = {}, [], []
+    return module, fill(template, state, lambda path: _key(module, path, cifar=False),
+                        lambda path: _window_channels(module, path), f"{where}these are not the weights of {name}")
+
+
+def fill(template: Mapping[tuple[str, ...], Any], state: Mapping[str, np.ndarray],
+         key_of: Callable[[tuple[str, ...]], str], channels_of: Callable[[tuple[str, ...]], int | None],
+         problem: str) -> dict[str, Any]:
+    """Variables of the shapes of a template, from a state dict: a leaf by its path is the array of the key there.
+
+    `channels_of` are those of the map that a fully connected layer flattens, or None. Raises UserError that begins with
+    `problem` and names missing, extra and misshapen keys.
+    """
+    arrays, missing, misshapen, extra = {}, [], [], dict(state)
     for path, leaf in template.items():
-        key, channels = _key(module, path, cifar=False), _window_channels(module, path)
-        expected = jax.eval_shape(lambda x, channels=channels: _layout_to_torch(x, channels), leaf).shape
-        array = state.pop(key, None)
+        key, channels = key_of(path), channels_of(path)
+        expected = jax.eval_shape(lambda x, channels=channels: layout_to_torch(x, channels), leaf).shape
+        array = extra.pop(key, None)
         if array is None:
             missing.append(key)
         elif array.shape != expected:
@@ -103,19 +111,20 @@ def network_from_torch(name: str, source: Mapping[str, Any] | str | Path,
         else:
             arrays[path] = jnp.array(_layout_from_torch(array, channels), jnp.float32)
     problems = [f"{what} {some(keys)}" for what, keys in
-                (("missing", missing), ("misshapen", misshapen), ("extra", [*state])) if keys]
+                (("missing", missing), ("misshapen", misshapen), ("extra", [*extra])) if keys]
     if problems:
-        raise UserError(f"{where}these are not the weights of {name}: {'; '.join(problems)}")
-    return module, unflatten_dict(arrays)
+        raise UserError(f"{problem}: {'; '.join(problems)}")
+    return unflatten_dict(arrays)
 
 
-def _plain_keys(module: nn.Module, state: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+def plain_keys(state: Mapping[str, Any], landmark: str, other_names: Mapping[str, str],
+               where: str) -> dict[str, np.ndarray]:
     """The arrays by torchvision's keys: without what stands before all of a wrapped network's, and without counters.
 
+    `landmark` is a key that the network has, `other_names` are patterns of other keys and what they are in torchvision.
     Raises UserError if the weights of two networks of this kind are among them.
     """
-    compiled = {key: key.replace("_orig_mod.", "") for key in state if not key.endswith(_COUNTERS)}
-    landmark = _LANDMARKS[type(module)]
+    compiled = {key: key.replace("_orig_mod.", "") for key in state if not key.endswith(COUNTERS)}
     prefixes = {key.removesuffix(landmark) for key in compiled.values() if f".{key}".endswith(f".{landmark}")}
     if len(prefixes) > 1:
         raise UserError(f"{where}weights of {len(prefixes)} networks, whose keys begin with "
@@ -124,7 +133,7 @@ def _plain_keys(module: nn.Module, state: Mapping[str, Any], where: str) -> dict
     plain: dict[str, np.ndarray] = {}
     for key, bare in compiled.items():
         bare = bare.removeprefix(prefix)
-        for pattern, name in _OTHER_NAMES.get(type(module), {}).items():
+        for pattern, name in other_names.items():
             bare = re.sub(pattern, name, bare)
         if bare in plain:
             raise UserError(f"{where}two weights are called {bare}, one of them {key}; keep one network's in the file")
@@ -153,18 +162,18 @@ def _told_by(state: Mapping[str, np.ndarray], module: nn.Module) -> dict[str, An
     return fields
 
 
-def to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> dict[str, np.ndarray]:
+def network_to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> dict[str, np.ndarray]:
     """The PyTorch state dict, as numpy arrays by key, of variables for `create(name, **torch_fields(name), **fields)`.
 
-    The inverse of `from_torch`: torchvision's keys, or those of CIFAR ResNets for `stem="cifar"`. Raises UserError for
-    a network without a PyTorch form.
+    The inverse of `network_from_torch`: torchvision's keys, or those of CIFAR ResNets for `stem="cifar"`. Raises
+    UserError for a network without a PyTorch form.
     """
     module = create(name, **torch_fields(name) | fields)
     cifar = getattr(module, "stem", None) == "cifar"
     state = {}
     for path, leaf in flatten_dict(dict(variables)).items():
         key = _key(module, path, cifar)
-        state[key] = np.asarray(_layout_to_torch(np.asarray(leaf), _window_channels(module, path)))
+        state[key] = np.asarray(layout_to_torch(np.asarray(leaf), _window_channels(module, path)))
         if path[-1] == "var":                               # PyTorch counts the steps behind the running statistics
             state[key.replace("running_var", "num_batches_tracked")] = np.zeros((), np.int64)
     return state
@@ -172,7 +181,7 @@ def to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> dict[str
 
 def _key(module: nn.Module, path: tuple[str, ...], cifar: bool) -> str:
     """PyTorch's key of a leaf, such as ("params", "stage1_block1", "conv1", "kernel") to "layer1.0.conv1.weight"."""
-    layers, leaf = path[1:-1], _LEAVES.get(path[-1], path[-1])
+    layers, leaf = path[1:-1], LEAVES.get(path[-1], path[-1])
     if isinstance(module, AlexNet):
         names = [_ALEXNET[layers[0]]]
     elif isinstance(module, VGG):
@@ -224,7 +233,7 @@ def _last_filters(module: VGG) -> int:
     return module.width * min(2 ** (len(module.convs) - 1), 8)
 
 
-def _layout_to_torch(array: Any, channels: int | None) -> Any:
+def layout_to_torch(array: Any, channels: int | None) -> Any:
     """(h, w, in, out) to (out, in, h, w); (h * w * in, out) to (out, in * h * w), `in` given by `channels`."""
     if array.ndim == 4:
         return array.transpose(3, 2, 0, 1)
@@ -237,7 +246,7 @@ def _layout_to_torch(array: Any, channels: int | None) -> Any:
 
 
 def _layout_from_torch(array: np.ndarray, channels: int | None) -> np.ndarray:
-    """The inverse of `_layout_to_torch`."""
+    """The inverse of `layout_to_torch`."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     if array.ndim == 2:
