@@ -18,6 +18,7 @@ from cnnjax.errors import DISK, UserError
 
 if TYPE_CHECKING:
     from cnnjax import predict
+    from cnnjax.detection.saved import Saved
 
 EPILOG = """
 Any field of a config can be set: --config.optimizer.learning_rate=0.05, --config.model.width=32.
@@ -142,9 +143,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--roi", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
                      help="instead: what RoI pooling reads of this region of --image")
 
-    sub = verb("detect", _detect, "boxes on images, drawn, by a detector that a ladder trained", config=None,
-               workdir="")
+    sub = verb("detect", _detect, "boxes on images, drawn, by a trained detector", config=None, workdir=None)
     sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")
+    group = sub.add_argument_group("the detector: one that a ladder trained, or torchvision's weights by name")
+    group.add_argument("--workdir", type=user_path, metavar="DIR", help="of the detector: runs/ladder/cells/NAME")
+    group.add_argument("--model", metavar="NAME", help="of the detector of --weights: fasterrcnn_resnet50_fpn, "
+                       "retinanet_resnet50_fpn")
+    group.add_argument("--weights", type=user_path, metavar="FILE", help="of torchvision (.pth, .safetensors)")
+    group.add_argument("--classes", type=user_path, metavar="FILE", help="their names, one a line, or JSON; default: "
+                       "COCO's where they are as many")
     sub.add_argument("--out", type=user_path, default=Path("detections"), metavar="DIR", help="default detections")
     sub.add_argument("--score-threshold", "--least-score", type=float, metavar="S", help="detections under it are left "
                      "out; default: the detector's; --least-score is its old name")
@@ -363,8 +370,9 @@ def _look_detection(options: argparse.Namespace) -> Path:
 def _detect(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.detection import detect
     _no_config("detect", overrides)
+    trained = _trained_detector(options)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = detect.run(options.workdir, options.images, options.out, options.score_threshold)
+    rows = detect.detect(trained, options.images, options.out, options.score_threshold)
     for row in rows:
         print(f"{row['file']}: {len(row['detections'])} boxes, drawn as {row['drawing']}")
     print(f"drawings and detections.json: {options.out}")
@@ -383,6 +391,22 @@ def _predict(options: argparse.Namespace, overrides: list[str]) -> None:
         tables.show(("image", "class", "probability, %"), predict.to_table(predictions))
     if unread:
         raise UserError(f"{len(unread)} of {len(unread) + len(predictions)} images cannot be read, and are left out")
+
+
+def _trained_detector(options: argparse.Namespace) -> "Saved":
+    from cnnjax.detection import detect, saved
+    given = [f"--{name}" for name in ("model", "weights", "classes") if getattr(options, name) is not None]
+    if options.workdir is not None:
+        if given:
+            raise UserError(f"--workdir and {given[0]}: a trained detector knows its weights and classes; give one of "
+                            "them")
+        return saved.load(options.workdir)
+    if options.model is None or options.weights is None:
+        raise UserError("which detector? give --workdir DIR, or --model NAME and --weights FILE")
+    trained = detect.of_weights(options.model, options.weights, options.classes)
+    if getattr(getattr(trained.detector, "backbone", None), "norm_epsilon", 1) == 0:
+        print(f"{options.weights}: without num_batches_tracked, as torchvision's of COCO: batch norm has no epsilon")
+    return trained
 
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:

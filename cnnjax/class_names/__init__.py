@@ -6,11 +6,15 @@ from pathlib import Path
 from cnnjax.data.files import read_lines, read_text
 from cnnjax.errors import UserError, one_line
 
+BACKGROUND = "__background__"
+"""What torchvision calls the first class of most detectors."""
+
 FOLDER = Path(__file__).parent
 
 
 def known(name: str) -> tuple[str, ...]:
-    """The names of a public data set's classes in order: "imagenet", its 1000 as torchvision spells them."""
+    """The names of a public data set's classes in order: "imagenet", its 1000, and "coco", its 91 with
+    the background and unused numbers (N/A), as torchvision spells them."""
     return tuple(read_lines(FOLDER / f"{name}.txt"))
 
 
@@ -30,7 +34,7 @@ def read(file: Path) -> tuple[str, ...]:
         names = read_lines(file)
     if not names:
         raise UserError(f"{file}: no name of a class there; expected one a line")
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    twice = [name for i, name in enumerate(names) if name in names[:i] and name != "N/A"]
     if twice:
         raise UserError(f"{file}: the class {twice[0]!r} stands there twice")
     return tuple(names)

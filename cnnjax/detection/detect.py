@@ -9,27 +9,50 @@ from typing import Any
 
 import numpy as np
 
+from cnnjax import class_names, interop
 from cnnjax.data.decode import SUFFIXES
 from cnnjax.data.detection import read_image
 from cnnjax.detection import inference, saved
 from cnnjax.detection.proposals import Cache
+from cnnjax.detection.saved import Saved
 from cnnjax.errors import UserError
 from cnnjax.reporting import boxes
 from cnnjax.training import workdir as workdirs
 
 
+def of_weights(name: str, weights: str | Path, classes: Path | None = None) -> Saved:
+    """The detector `name` with torchvision's weights of a file, and the names of its classes.
+
+    These are those of a file (`class_names.read`), with "__background__" or without, or COCO's, which torchvision
+    numbers to 90 with gaps. Raises UserError where names are missing, or are not as many as the detector's classes.
+    """
+    detector, variables = interop.detector_from_torch(name, weights)
+    names, count = class_names.known("coco") if classes is None else class_names.read(classes), detector.num_classes
+    if len(names) == count + 1 and names[0] == class_names.BACKGROUND:
+        names = names[1:]
+    if len(names) != count:
+        known = f"{classes}: names {len(names)} classes" if classes else f"COCO has {len(names) - 1} classes"
+        raise UserError(f"{known}, but {weights} is for {count}; give a file of their names by --classes, one a line")
+    return Saved(detector, names, variables)
+
+
 def run(folder: Path, paths: Sequence[Path], out: Path, score_threshold: float | None = None) -> list[dict[str, Any]]:
-    """Detections on images: the detector kept in `folder`, image files or folders of them, to `out`.
+    """`detect` by the detector kept in a folder. Raises UserError too where there is none."""
+    return detect(saved.load(folder), paths, out, score_threshold)
+
+
+def detect(trained: Saved, paths: Sequence[Path], out: Path,
+           score_threshold: float | None = None) -> list[dict[str, Any]]:
+    """Detections on images: image files or folders of them, to `out`.
 
     Writes each image with its boxes drawn as `NAME.png`, or `NAME-2.png` and so on where that is an input, another's
     file or another drawing, and all of them to `detections.json`: for each image `file`, `drawing` (its name in `out`)
     and `detections`, a list of `class`, `score` and `box` (x1, y1, x2, y2) in its pixels, best first. Of the files in
     `out` only those of an earlier call are replaced. Detections under `score_threshold` are left out; by default it is
     the detector's. Returns what the JSON holds.
-    Raises UserError for a folder without a detector, no images, an image that cannot be read, or a `detections.json`
-    that is not of an earlier call.
+    Raises UserError for no images, an image that cannot be read, or a `detections.json` that is not of an earlier call.
     """
-    detector, classes, variables = saved.load(folder)
+    detector, classes, variables = trained
     if score_threshold is None:
         score_threshold = detector.default_score_threshold
     search = Cache(out / "proposals", detector.proposals) if detector.needs_proposals else None
