@@ -95,14 +95,15 @@ def cell(name: str, config: ConfigDict, data: DetectionData, validation: Detecti
     search = Cache(workdir / "proposals", detector.proposals) if detector.needs_proposals else None
     resumed = folder.exists()
     if not (folder / "detector.json").exists():
-        backbone = pretraining.backbone(settings.detector_of(config, "rcnn", len(data.classes)), config.pretraining,
-                                        data.train, config.seed, config.data.flip, workdir / "cells" / "backbone")
+        source = pretraining.source(detector, settings.detector_of(config, "rcnn", len(data.classes)),
+                                    config.pretraining, data.train, config.seed, config.data.flip,
+                                    workdir / "cells" / "backbone")
         if search is not None:
             _proposals(search, data)            # timed on their own, kept for all
         began = time.perf_counter()
         training = config[name].training
         setup = stages.Setup(data.train, training, config.seed, config.data.flip, config.data.jitter,
-                             pretraining.init_variables(detector, config.seed, backbone),
+                             pretraining.init_variables(detector, config.seed, source),
                              lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [],
                              partial(_validate, validation, data.classes, config, search) if validation else None)
         variables = stages.run(stages.stages_of(detector, setup), training, folder)

@@ -15,9 +15,23 @@ from cnnjax.detection.rcnn import RCNN, random_windows
 from cnnjax.errors import UserError
 
 
-def init_variables(detector: Detector, seed: int, source: Variables) -> Variables:
+def init_variables(detector: Detector, seed: int, source: Variables | None) -> Variables:
     """Random variables of the detector, with those of `source`, a backbone's, in its `pretrained` parts."""
-    return backbones.transplant(detector.init(jax.random.key(seed)), source, getattr(detector, "pretrained", {}))
+    parts = {} if source is None else getattr(detector, "pretrained", {})
+    return backbones.transplant(detector.init(jax.random.key(seed)), source or {}, parts)
+
+
+def source(detector: Any, rcnn: RCNN, training: ConfigDict, images: DetectionSet, seed: int, flip: bool,
+           folder: Path) -> Variables | None:
+    """The variables that the detector's `pretrained` parts begin with: `backbone`, or where its backbone is not that of
+    `rcnn`, the classifier in its own `backbone.weights`. None where there is nothing to begin with."""
+    if not getattr(detector, "pretrained", {}):
+        return None
+    if detector.backbone == rcnn.backbone:
+        return backbone(rcnn, training, images, seed, flip, folder)
+    if not detector.backbone.weights:
+        return None
+    return {name: {"trunk": {"net": tree}} for name, tree in _classifier(detector.backbone).items()}
 
 
 def backbone(rcnn: RCNN, training: ConfigDict, images: DetectionSet, seed: int, flip: bool, folder: Path) -> Variables:

@@ -54,6 +54,22 @@ def get_config() -> ConfigDict:
     faster.proposals_test.update(pre_nms_top_n=1000, post_nms_top_n=200)
     faster.training = shortened(3000, 2, 0.02)
 
+    for pyramid in (config.faster_rcnn_fpn, config.retinanet):
+        pyramid.backbone.update(config.backbone)
+        pyramid.backbone_stages = ("stage2", "stage3")                  # strides 4 and 8
+        pyramid.channels = 64
+        pyramid.ratios = (0.7, 1.0, 1.4)
+        pyramid.test.nms = 0.45
+    fpn = config.faster_rcnn_fpn
+    fpn.sizes, fpn.canonical_size = ((20.0, 28.0), (40.0, 56.0), (80.0, 112.0)), 112.0
+    fpn.rois, fpn.min_size = 64, 6.0
+    fpn.proposals_train.update(pre_nms_top_n=500, post_nms_top_n=300)
+    fpn.proposals_test.update(pre_nms_top_n=500, post_nms_top_n=200)
+    fpn.training = shortened(3000, 2, 0.02)
+    config.retinanet.extra = "P5"
+    config.retinanet.sizes = ((16.0, 24.0), (36.0, 48.0), (60.0, 80.0), (110.0, 150.0))
+    config.retinanet.training = shortened(4000, 2, 0.01)
+
     # One red cell in twenty overlaps another by an IoU of 0.3, one in a hundred by 0.47 (training images).
     for test in (config.test, config.rcnn.test, config.sppnet.test):
         test.nms = 0.45

@@ -32,9 +32,9 @@ def shortened(steps: int, batch_size: int, learning_rate: float, **other: Any) -
 def fields_of(name: str) -> ConfigDict:
     """The group of a detector: its fields but for those that all detectors share."""
     shared = fields.defaults(settings.FIELDS).to_dict()
-    shared["canvases"] = shared["data"]["canvases"]
     own = saved.fields_of(detection.create(name, 1))
-    return ConfigDict({field: value for field, value in own.items() if shared.get(field) != value})
+    return ConfigDict({field: value for field, value in own.items()
+                       if field != "canvases" and shared.get(field) != value})
 
 
 def ladder() -> ConfigDict:
@@ -50,7 +50,9 @@ def ladder() -> ConfigDict:
             "rcnn": training(70_000, 128, 1e-3, (5 / 7,)),
             "sppnet": training(300_000, 2, 1e-4, (5 / 6,)),
             "fast_rcnn": training(40_000, 2, 1e-3, (0.75,)),
-            "faster_rcnn": training(70_000, 1, 1e-3, (5 / 7,))}.items():
+            "faster_rcnn": training(70_000, 1, 1e-3, (5 / 7,)),
+            "faster_rcnn_fpn": training(80_000, 16, 0.02, (0.75,), weight_decay=1e-4),
+            "retinanet": training(90_000, 16, 0.01, (2 / 3, 8 / 9), weight_decay=1e-4)}.items():
         config[name] = fields_of(name)
         config[name].training = phase
     return config

@@ -53,4 +53,20 @@ def get_config() -> ConfigDict:
     faster.proposals_train.update(pre_nms_top_n=500, post_nms_top_n=100)
     faster.proposals_test.update(pre_nms_top_n=300, post_nms_top_n=50)
     faster.training = shortened(1000, 4, 0.02)
+
+    for pyramid in (config.faster_rcnn_fpn, config.retinanet):
+        pyramid.backbone.update(config.backbone)
+        pyramid.backbone.widths = (16, 32, 64)
+        pyramid.backbone_stages = ("stage2", "stage3")                  # strides 4 and 8
+        pyramid.channels = 64
+        pyramid.ratios = (1.0, 1.6)
+    fpn = config.faster_rcnn_fpn
+    fpn.sizes, fpn.canonical_size = ((16.0, 24.0), (32.0, 40.0), (48.0, 64.0)), 64.0
+    fpn.positive, fpn.rpn_batch, fpn.rois, fpn.min_size = 0.6, 64, 32, 4.0
+    fpn.proposals_train.update(pre_nms_top_n=300, post_nms_top_n=100)
+    fpn.proposals_test.update(pre_nms_top_n=200, post_nms_top_n=50)
+    fpn.training = shortened(1000, 4, 0.02)
+    config.retinanet.extra = "P5"
+    config.retinanet.sizes = ((12.0, 16.0), (20.0, 28.0), (36.0, 48.0), (64.0, 96.0))
+    config.retinanet.training = shortened(1500, 4, 0.01)
     return config

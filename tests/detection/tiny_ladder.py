@@ -17,6 +17,12 @@ def get_config() -> ConfigDict:
     config.faster_rcnn.update(scales=(24.0,), ratios=(1.0,), rpn_channels=8, rpn_batch=16, rois=8)
     config.faster_rcnn.proposals_train.update(pre_nms_top_n=64, post_nms_top_n=16)
     config.faster_rcnn.proposals_test.update(pre_nms_top_n=64, post_nms_top_n=16)
+    for pyramid in (config.faster_rcnn_fpn, config.retinanet):
+        pyramid.backbone.update(widths=(8, 8, 8), hidden=(16,), pool=3)
+        pyramid.update(channels=8, training=shortened(10, 2, 0.01))
+    config.faster_rcnn_fpn.update(rpn_batch=16, rois=8)
+    config.faster_rcnn_fpn.proposals_train.update(pre_nms_top_n=32, post_nms_top_n=16)
+    config.faster_rcnn_fpn.proposals_test.update(pre_nms_top_n=32, post_nms_top_n=16)
     config.pretraining = shortened(10, 8, 0.01)
     for kind in ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn"):
         config[kind].training = shortened(10, 8 if kind == "rcnn" else 2, 0.01)
