@@ -411,8 +411,10 @@ def _trained_detector(options: argparse.Namespace) -> "Saved":
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
     from configs import defaults
+    from configs.ladder import defaults as ladders
     from experiments import space, sweep
-    config = _load(options, overrides, defaults.sweep())
+    of_detectors = "detectors" in configs.load(_find(options.config), overrides)
+    config = _load(options, overrides, defaults.sweep(ladders.ladder() if of_detectors else None))
     sweep.run(config, space.load(_find(options.config)), options.workdir, workers=options.workers,
               storage=options.storage, launcher=options.launcher, against=options.against)
 
@@ -438,16 +440,20 @@ def _config(options: argparse.Namespace, overrides: list[str]) -> None:
                 title=str(options.config), words=True)
 
 
-def fields_of(config: ConfigDict) -> fields.Fields:
+def fields_of(config: ConfigDict) -> dict[str, Any]:
     """The declared fields of the kind of config that this is, by the groups that it has."""
+    if "sweep" in config:
+        from experiments import sweep
+        others = ConfigDict({name: value for name, value in config.items() if name != "sweep"})
+        return {**fields_of(others), "sweep": sweep.FIELDS}
     if "study" in config:
         from experiments import depth
-        return depth.FIELDS
+        return dict(depth.FIELDS)
     if "detectors" in config:
         from cnnjax.detection import settings
-        return settings.declared(config)
+        return dict(settings.declared(config))
     from cnnjax import classification
-    return classification.FIELDS
+    return dict(classification.FIELDS)
 
 
 def _bench(options: argparse.Namespace, overrides: list[str]) -> None:

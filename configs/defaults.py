@@ -12,17 +12,14 @@ def classification() -> ConfigDict:
     return fields.defaults(classifier.FIELDS)
 
 
-def sweep() -> ConfigDict:
-    """A search for the classifier of least error on images held out. The config file's `space()` says where."""
-    config = classification()
-    config.data.validation = 5_000          # He et al. 2015, section 4.2, of CIFAR-10's 50,000
-    config.sweep = ConfigDict()
-    config.sweep.sampler = "tpe"            # tpe, random or grid
-    config.sweep.trials = 40                # a grid has as many as it has points
-    config.sweep.startup = 10               # trials at random before TPE models what it has seen
-    config.sweep.pruner = "median"          # median, asha or none: at each evaluation
-    config.sweep.study = ""                 # its name in the storage; empty: that of the workdir
-    config.sweep.launch = ""                # options of submitit or Ray: "slurm_partition=gpu gpus_per_node=1"
+def sweep(config: ConfigDict | None = None) -> ConfigDict:
+    """A search over the config of a network or of a ladder of one detector, by default for the classifier of least
+    error on images held out. The config file's `space` says where."""
+    from experiments import sweep as study  # what other commands need not import
+    if config is None:
+        config = classification()
+        config.data.validation = 5_000      # He et al. 2015, section 4.2, of CIFAR-10's 50,000
+    config.sweep = fields.defaults(study.FIELDS)
     return config
 
 

@@ -31,6 +31,7 @@ from cnnjax.evaluation.voc_ap import proposal_recall, voc_ap
 from cnnjax.reporting import boxes, html, tables
 from cnnjax.training import distributed
 from cnnjax.training import workdir as workdirs
+from cnnjax.training.task import OnEval
 
 COUNTS = (50, 100, 200, 500, 1000, 2000)
 SAMPLES = 4         # test images that the report shows
@@ -38,8 +39,11 @@ HEADER = ("detector", "family", "mAP %", "COCO AP %", "small", "medium", "large"
           "rest s", "training min", "proposals min", "disk MB")
 
 
-def run(config: ConfigDict, workdir: Path) -> None:
-    """Trains and tests every detector that is not finished, then writes and prints the report."""
+def run(config: ConfigDict, workdir: Path, on_eval: OnEval | None = None) -> None:
+    """Trains and tests every detector that is not finished, then writes and prints the report.
+
+    `on_eval` is told of the evaluations on validation images, as in `cnnjax.training.task`.
+    """
     check(config)
     with workdirs.claim(workdir, config):
         data = datasets.load(config.data, config.seed)
@@ -50,7 +54,7 @@ def run(config: ConfigDict, workdir: Path) -> None:
         keep_data(workdir, data, config.data.validation)
         for name in config.detectors:
             if not (workdir / "cells" / name / "result.json").exists():
-                cell(name, config, data, validation, workdir)
+                cell(name, config, data, validation, workdir, on_eval)
         if distributed.is_writer():
             report(workdir)
 
@@ -87,7 +91,8 @@ def check(config: ConfigDict) -> None:
     settings.check(config)
 
 
-def cell(name: str, config: ConfigDict, data: DetectionData, validation: DetectionSet | None, workdir: Path) -> None:
+def cell(name: str, config: ConfigDict, data: DetectionData, validation: DetectionSet | None, workdir: Path,
+         on_eval: OnEval | None = None) -> None:
     """Trains and tests one detector; `result.json` in its folder says that it is done. Of several processes all do so,
     and one writes."""
     folder = workdir / "cells" / name
@@ -106,7 +111,7 @@ def cell(name: str, config: ConfigDict, data: DetectionData, validation: Detecti
                              pretraining.init_variables(detector, config.seed, source),
                              lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [],
                              partial(_validate, validation, data.classes, config, search) if validation else None)
-        variables = stages.run(stages.stages_of(detector, setup), training, folder)
+        variables = stages.run(stages.stages_of(detector, setup), training, folder, on_eval)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
         if distributed.is_writer():
             workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")

@@ -11,6 +11,7 @@ import copy
 import fcntl
 import functools
 import inspect
+import io
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,15 +34,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from cnnjax import classification
+from cnnjax import classification, detection, fields
 from cnnjax import config as configs
 from cnnjax.errors import Diverged, UserError, first_line
+from cnnjax.fields import Field, Fields
 from cnnjax.reporting import html, search, tables
 from cnnjax.training import loop
 from cnnjax.training import run as runs
 from cnnjax.training import workdir as workdirs
-from cnnjax.training.task import Task
-from experiments import launchers
+from cnnjax.training.task import OnEval
+from experiments import ladder, launchers
 from experiments import space as spaces
 from experiments.space import Space
 
@@ -66,37 +68,87 @@ SAMPLERS: dict[str, Callable[[ConfigDict, int], optuna.samplers.BaseSampler]] = 
 
 PRUNERS: dict[str, Callable[[ConfigDict], optuna.pruners.BasePruner]] = {
     "median": lambda config: optuna.pruners.MedianPruner(n_startup_trials=5),
-    "asha": lambda config: optuna.pruners.SuccessiveHalvingPruner(min_resource=config.eval_every, reduction_factor=3),
+    "asha": lambda config: optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=training_of(config).eval_every, reduction_factor=3),
     "none": lambda config: optuna.pruners.NopPruner(),
 }
 """By name. ASHA is Li et al. 2020, with rungs at `eval_every` times powers of 3 steps."""
 
 
-def make_task(config: ConfigDict) -> Task:
-    """The task that a config describes. Raises UserError for a config that cannot be run, or whose task has no score to
-    choose by.
+FIELDS: Fields = {
+    "sampler": Field("tpe", "how values are chosen; grid: each combination once", tuple(SAMPLERS)),
+    "trials": Field(40, "how many; a grid has as many as it has points", "[1, 1000000]"),
+    "startup": Field(10, "trials at random before TPE models what it has seen", "[0, 1000000]"),
+    "pruner": Field("median", "which trials are stopped early, at their evaluations", tuple(PRUNERS)),
+    "study": Field("", "its name in the storage; empty: that of the workdir"),
+    "launch": Field("", 'options of submitit or Ray, such as "slurm_partition=gpu gpus_per_node=1"'),
+}
+"""The fields of the group `sweep` of a config."""
 
-    This and `check_fields`, what it looks at before any data is read, alone know which kinds of things are trained.
+
+class Trainable(NamedTuple):
+    """What a config trains: the score to choose by and which end of it is better, "min" or "max"; and
+    `train(folder, on_eval)`, which tells `on_eval(step, scores)` each evaluation and returns the numbers at the end.
+    """
+
+    best: tuple[str, str]
+    train: Callable[[Path, OnEval], dict[str, Any]]
+
+
+def trainable(config: ConfigDict) -> Trainable:
+    """What a config trains, checked. Raises UserError for a config that cannot be run.
+
+    This, `check_fields` (what can be seen before any data is read) and `training_of` know the kinds of things that are
+    trained.
     """
     check_fields(config)
+    if "detectors" in config:
+        return Trainable(("validation_map", "max"), functools.partial(_train_detector, config))
     dataset = _images(configs.dump(ConfigDict({"data": config.data, "seed": config.seed})))
     if isinstance(dataset, UserError):
         raise dataset
-    return classification.task(config, dataset)
+    task = classification.task(config, dataset)
+    assert task.best is not None
+    return Trainable(task.best, lambda folder, on_eval: runs.run(config, folder, task, on_eval=on_eval))
 
 
 def check_fields(config: ConfigDict) -> None:
-    classification.check(config)
-    if config.population != 1:
-        raise UserError(f"config field 'population': found {config.population}; a trial of a sweep is one network")
+    """Raises UserError for a config that cannot be run, or has nothing to choose by."""
+    if "detectors" in config:
+        ladder.check(config)
+        if len(config.detectors) != 1:
+            raise UserError(f"config field 'detectors': found {config.detectors}; a trial of a sweep is one detector")
+        name, = config.detectors
+        if not getattr(detection.create(name, 1), "scored_in_training", True):
+            raise UserError(f"config field 'detectors': found {name!r}, which is no detector before all its stages are "
+                            "done; a sweep needs one that is scored while it is trained")
+    else:
+        classification.check(config)
+        if config.population != 1:
+            raise UserError(f"config field 'population': found {config.population}; a trial of a sweep is one network")
     if not config.data.validation:
-        raise UserError("config field 'data.validation': found 0; a sweep chooses by the error on images held out of "
-                        "the training split, so set how many")
+        raise UserError("config field 'data.validation': found 0; a sweep chooses by a score on images held out of the "
+                        "training split, so set how many")
+
+
+def training_of(config: ConfigDict) -> ConfigDict:
+    """The part of a config that has the steps, the evaluations and the optimizer."""
+    return config[config.detectors[0]].training if "detectors" in config else config
+
+
+def _train_detector(config: ConfigDict, folder: Path, on_eval: OnEval) -> dict[str, Any]:
+    """A ladder of one detector, whose report is not printed; the score is that of the checkpoint that is kept."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ladder.run(config, folder, on_eval)
+    cell = folder / "cells" / config.detectors[0]
+    result = json.loads((cell / "result.json").read_text())
+    scores = [row["map"] for row in workdirs.read_rows(cell / workdirs.METRICS) if row["split"] == "validation"]
+    return {"validation_map": float(np.nanmax(scores)), "test_map": result["map"], "seconds": result["seconds"]}
 
 
 @functools.lru_cache(1)
 def _images(config: str) -> classification.Images | UserError:
-    """The data set of the JSON of a config's `data` and `seed`, or why it cannot be read: looked at once for all trials
+    """The images of the JSON of a config's `data` and `seed`, or why it cannot be read: looked at once for all trials
     that share it."""
     try:
         return classification.load_data(configs.from_json(config))
@@ -141,16 +193,10 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
 def check(config: ConfigDict, space: Space) -> tuple[str, str]:
     """The score that the sweep chooses by, and its better end. Raises UserError naming the field for a sweep that has
     no sense."""
-    options = config.sweep
-    for field, known in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
-        if options[field] not in known:
-            raise UserError(f"config field 'sweep.{field}': found {options[field]!r}, expected one of "
-                            f"{', '.join(known)}")
-    launchers.options(options.launch)
-    configs.require(config, {"sweep.trials": "[1, 1000000]", "sweep.startup": "[0, 1000000]"})
-    best = spaces.check(config, space, check_fields, make_task).best
+    fields.check_values(config.sweep, FIELDS, "sweep.")
+    launchers.options(config.sweep.launch)
+    best = spaces.check(config, space, check_fields, trainable).best
     count(config, space)
-    assert best is not None
     return best
 
 
@@ -372,25 +418,26 @@ def _outcome(config: ConfigDict, space: Space, folder: Path, trial: optuna.Trial
     try:
         values = spaces.suggest(trial, space)
         own = spaces.trial_config(config, values)
-        task = make_task(own)
+        (score, _), train = trainable(own)
     except optuna.TrialPruned as error:
         return TrialState.PRUNED, None, f"by the space {error}".strip()
     except UserError as error:
         return TrialState.FAIL, None, f"cannot be run: {error}"
     trial.set_user_attr("values", values)
-    assert task.best is not None
-    score, _ = task.best
+    steps = training_of(own).steps
 
     def on_eval(step: int, scores: dict[str, float]) -> None:
+        if score not in scores:         # of a stage before
+            return
         trial.set_user_attr("steps", step)
         if step not in reported:        # else it was before the trial was taken over
             trial.report(scores[score], step)
-        if step < own.steps and trial.should_prune():
+        if step < steps and trial.should_prune():
             raise optuna.TrialPruned
 
     while True:
         try:
-            result = runs.run(own, folder, task, on_eval=on_eval)
+            result = train(folder, on_eval)
             break
         except workdirs.InUse:          # by a worker that lives after all, and stops at its next evaluation
             time.sleep(1)

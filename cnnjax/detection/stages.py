@@ -20,7 +20,7 @@ from cnnjax.detection import saved
 from cnnjax.detection.detector import Sizes, Variables
 from cnnjax.training import loop
 from cnnjax.training import state as states
-from cnnjax.training.task import Stream
+from cnnjax.training.task import OnEval, Stream
 
 Loss = Callable[..., tuple[jax.Array, tuple[Any, Any]]]
 """As `Detector.loss`."""
@@ -107,7 +107,7 @@ def stages_of(detector: Any, setup: Setup) -> list[Stage]:
     return [("train", lambda done, folder: setup.whole(detector, setup.batches(detector.canvases, proposals).stream))]
 
 
-def run(stages: Sequence[Stage], training: ConfigDict, folder: Path) -> Variables:
+def run(stages: Sequence[Stage], training: ConfigDict, folder: Path, on_eval: OnEval | None = None) -> Variables:
     """What the last stage makes. The earlier ones' results are kept in `folder`, and not made again.
 
     A lone stage trains in `folder` itself, others each in a folder of their name there.
@@ -120,21 +120,21 @@ def run(stages: Sequence[Stage], training: ConfigDict, folder: Path) -> Variable
             done[name] = saved.read_arrays(file)
             continue
         built = build(done, folder)
-        done[name] = fit(built, training, own) if isinstance(built, Training) else built
+        done[name] = fit(built, training, own, on_eval) if isinstance(built, Training) else built
         if number < len(stages):
             own.mkdir(parents=True, exist_ok=True)
             saved.write_arrays(file, done[name])
     return done[stages[-1][0]]
 
 
-def fit(training: Training, config: ConfigDict, folder: Path) -> Variables:
+def fit(training: Training, config: ConfigDict, folder: Path, on_eval: OnEval | None = None) -> Variables:
     """The variables after the steps of `config`, or at the evaluation of the best score on validation images, resumed
     from `folder` if it was begun there; with `optimizer.ema` their moving average."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.seed = training.seed
     folder.mkdir(parents=True, exist_ok=True)
-    state = loop.fit(config, folder, training, name=training.title)
+    state = loop.fit(config, folder, training, on_eval=on_eval, name=training.title)
     if training.best is not None:
         with contextlib.closing(loop.open_checkpoints(config, folder, training.best)) as checkpoints:
             restored = checkpoints.restore(state, checkpoints.best_step())

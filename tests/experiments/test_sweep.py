@@ -16,12 +16,14 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
+from cnnjax import cli, fields
 from cnnjax import config as configs
 from cnnjax.errors import UserError
 from cnnjax.reporting import search
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
 from configs import defaults
+from configs.ladder import defaults as ladder_defaults
 from experiments import launchers, sweep
 from experiments import space as spaces
 from tests import tiny_runs
@@ -43,7 +45,7 @@ def test_a_grid_is_every_combination_once():
 
 
 @pytest.mark.parametrize(("overrides", "space", "message"), [
-    (("sweep.sampler=tp",), RATES, "'sweep.sampler': found 'tp', expected one of tpe, random, grid"),
+    (("sweep.sampler=tp",), RATES, "'sweep.sampler': found 'tp', expected tpe, random or grid"),
     (("sweep.pruner=some",), RATES, "'sweep.pruner': found 'some'"),
     (("sweep.trials=0",), RATES, "'sweep.trials': found 0"),
     (("data.validation=0",), RATES, "'data.validation': found 0; a sweep chooses"),
@@ -397,6 +399,53 @@ def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
     configs.check(best, defaults.classification())
     with pytest.raises(UserError, match="another space"):
         sweep.run(config, RATES, tmp_path / "sweep")
+
+
+def detector_sweep(*overrides):
+    """Two trials of Faster R-CNN on the embedded set, scored twice on one image held out."""
+    config = defaults.sweep(configs.load(tiny_runs.TINY_LADDER))
+    config.detectors = ("faster_rcnn",)
+    config.data.validation = 1
+    config.faster_rcnn.training.eval_every = 5
+    config.sweep.update(trials=2, sampler="random", pruner="none")
+    for override in overrides:
+        configs.set_field(config, *override.split("=", 1))
+    return config, {"faster_rcnn.training.optimizer.learning_rate": FloatDistribution(0.001, 0.01)}
+
+
+@pytest.mark.slow
+def test_a_detector_is_swept_by_its_map_on_validation_images(tmp_path, capsys):
+    config, space = detector_sweep()
+    sweep.run(config, space, tmp_path / "sweep")
+    found = sweep.read_trials(tmp_path / "sweep")
+    assert (found.score, found.end) == ("validation_map", "max")
+    assert [(t["state"], t["steps"], list(t["intermediate"])) for t in found.trials] == [
+        ("complete", 10, ["5", "10"])] * 2
+    for t in found.trials:
+        assert t["value"] == max(t["intermediate"].values())
+        assert 0 <= t["test_map"] <= 1
+    assert "Best by validation map: trial " in capsys.readouterr().out
+    best = configs.load(tmp_path / "sweep" / "best.json")
+    configs.check(best, ladder_defaults.ladder())
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("detectors=faster_rcnn,fast_rcnn", "a trial of a sweep is one detector"),
+    ("detectors=rcnn", "found 'rcnn', which is no detector before all its stages are done"),
+    ("faster_rcnn.training.optimizer.momentum=1.5", "faster_rcnn.training.optimizer.momentum"),
+    ("sweep.pruner=some", "'sweep.pruner': found 'some', expected median, asha or none")])
+def test_a_sweep_of_detectors_without_sense_is_refused(override, message):
+    with pytest.raises(UserError) as error:
+        sweep.check(*detector_sweep(override))
+    assert message in str(error.value)
+
+
+def test_the_fields_of_sweeps_are_declared():
+    configs.check(detector_sweep()[0], defaults.sweep(ladder_defaults.ladder()))
+    for config in (tiny_runs.sweep(), detector_sweep()[0]):
+        known = fields.declared(cli.fields_of(config))
+        assert {name for name in configs.flatten(config) if name not in known} == {
+            name for name in configs.flatten(config) if name.startswith("model.") and name != "model.name"}
 
 
 def test_a_score_that_is_no_number_ends_its_trial(tmp_path, monkeypatch):
