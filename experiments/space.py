@@ -176,6 +176,7 @@ def grid(space: Space) -> list[dict[str, Any]]:
     if callable(space):
         raise UserError("config field 'sweep.sampler': found 'grid', which needs a space() that gives distributions; "
                         "for a space(trial) choose tpe or random")
+    _check_mapping(space)
     axes = []
     for field, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):

@@ -195,9 +195,8 @@ def check(config: ConfigDict, space: Space) -> tuple[str, str]:
     no sense."""
     fields.check_values(config.sweep, FIELDS, "sweep.")
     launchers.options(config.sweep.launch)
-    best = spaces.check(config, space, check_fields, trainable).best
     count(config, space)
-    return best
+    return spaces.check(config, space, check_fields, trainable).best
 
 
 def count(config: ConfigDict, space: Space) -> int:
