@@ -307,8 +307,19 @@ def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, An
     if dataset.classes != run.classes:
         raise UserError(f"{run.config.data.path or run.config.data.source}: has the classes "
                         f"{', '.join(dataset.classes)}; {workdir} was trained on {', '.join(run.classes)}")
+    check_split(runs.description(workdir), dataset, workdir)
     scored = Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
     return {"step": run.step, **scored.evaluate(run.variables, split)[0]}
+
+
+def check_split(said: Mapping[str, Any], dataset: Images, workdir: Path) -> None:
+    """Raises UserError where images of the test split, which was drawn by seed, are among those that the run whose
+    `run.json` is `said` was trained on: as when images came or went since."""
+    trained = set(dataset.split.get("test", ())) & set(said.get("split", {}).get("train", ()))
+    if trained:
+        raise UserError(f"{len(trained)} images of the test split, such as {min(trained)}, were trained on in "
+                        f"{workdir}: the images are others than then, and so is the split drawn by seed; put them "
+                        "back, or name a folder with a test split in data.path")
 
 
 def load_data(config: ConfigDict) -> Images:

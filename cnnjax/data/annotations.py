@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
-import numpy as np
-
 from cnnjax.config import nearest
 from cnnjax.data import files
 from cnnjax.errors import UserError
@@ -99,7 +97,7 @@ class Faults:
 def usable_box(box: Sequence[float], height: int, width: int) -> list[float] | str:
     """The box clipped to the image, or the reason why it is none: not finite, reversed, empty or outside."""
     x1, y1, x2, y2 = map(float, box)
-    if not np.isfinite(box).all():
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
         return f"box {tuple(box)} is not finite"
     if x2 < x1 or y2 < y1:
         return f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed"

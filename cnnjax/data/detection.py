@@ -309,7 +309,7 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
                 scale = (width, height, width, height) if entry.relative else (1, 1, 1, 1)
                 given = [side * n for side, n in zip(box, scale, strict=True)]
                 box = usable_box(given, height, width)
-                cut += not isinstance(box, str) and max(map(abs, np.subtract(box, given))) > MOST_CUT
+                cut += not isinstance(box, str) and any(abs(a - b) > MOST_CUT for a, b in zip(box, given, strict=True))
             if isinstance(box, str):
                 faults.found(entry.annotation, f"{obj.name} {box}".strip())
                 continue
@@ -323,6 +323,10 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
         verbs = ("es reach", "are") if cut > 1 else (" reaches", "is")
         faults.note(f"split {split!r}: {cut} box{verbs[0]} over the image's border by more than {MOST_CUT} pixels and "
                     f"{verbs[1]} cut there")
+    reach = [o.boxes.max() for o in objects if len(o.boxes)]
+    if reach and max(reach) <= 1 < min(map(min, sizes)):
+        faults.note(f"split {split!r}: no box reaches beyond the first pixel: are they shares of the image's sides, as "
+                    "only data.source=yolo reads them?")
     if others and chosen:
         counts = ", ".join(f"{name} {count}" for name, count in sorted(others.items()))
         faults.left_out(f"split {split!r}: {_objects(others.total())} of classes that data.classes does not name "

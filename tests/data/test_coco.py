@@ -173,6 +173,11 @@ def test_a_broken_annotation_of_a_class_that_is_not_asked_for_is_no_fault(tmp_pa
     assert right(load(tmp_path, classes=("cat",)).train)
 
 
+def test_boxes_in_shares_of_the_image_are_said(tmp_path):
+    standard(tmp_path, annotations=[{**content()["annotations"][0], "bbox": [0.1, 0.2, 0.5, 0.25]}])
+    assert "split 'train': no box reaches beyond the first pixel: are they shares" in load(tmp_path).notes[0]
+
+
 # D6
 
 @pytest.mark.parametrize("root", [{"id": 0, "name": "cat"}, {"id": 9, "name": "cat"},

@@ -72,6 +72,14 @@ def test_a_split_drawn_by_seed_is_kept_and_holds_for_the_workdir(tmp_path, tiny)
         runs.describe(tmp_path, classification.task(config))
 
 
+def test_a_drawn_test_split_with_images_that_were_trained_on_is_refused():
+    dataset = SimpleNamespace(split={"train": ("a.png",), "test": ("b.png", "c.png")})
+    classification.check_split({"split": {"train": ["a.png"], "test": ["b.png"]}}, dataset, "runs/x")
+    classification.check_split({}, dataset, "runs/x")                   # of an older run
+    with pytest.raises(UserError, match=r"1 images of the test split, such as c.png, were trained on in runs/x"):
+        classification.check_split({"split": {"train": ["a.png", "c.png"], "test": ["b.png"]}}, dataset, "runs/x")
+
+
 @pytest.mark.parametrize(("text", "message"), [
     (None, "has no run.json"), ("{", "run.json is not JSON"), ('{"format": 7}', "found format 7, .* reads 1"),
     ("[]", "found format list")])
