@@ -15,16 +15,21 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax import fields, networks
 from cnnjax.data import augment, feed, streaming, transforms
 from cnnjax.errors import UserError, first_line
+from cnnjax.evaluation.classification import confident_mistakes
 from cnnjax.fields import Field, Fields
 from cnnjax.models.layers import BatchNorm
 from cnnjax.networks import create_model, load_run
+from cnnjax.reporting import classifier as reporting
+from cnnjax.reporting import html
 from cnnjax.training import distributed, loop, population
 from cnnjax.training import run as runs
 from cnnjax.training import step as steps
+from cnnjax.training import workdir as workdirs
 from cnnjax.training.state import HYPERPARAMETERS, split, stream
 from cnnjax.training.task import Loss, OnDevice, OnEval, Row, Stream, Variables
 
@@ -130,6 +135,20 @@ class Classifier:
         if len(self.dataset.classes) <= 10:
             del sums["top5_error"]
         return [{"split": split, **{k: v / count for k, v in sums.items()}, "examples": int(count)}]
+
+    def answers(self, variables: Variables, split: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Images (n, H, W, C) uint8 of a split, the probabilities of their classes (n, K) and their labels (n,), batch
+        by batch in the split's order."""
+        def probabilities(variables: Variables, images: jax.Array) -> jax.Array:
+            return jnp.exp(log_probabilities(self.module, variables, augment.normalise(
+                images, self.dataset.mean, self.dataset.std)))
+        answer = steps.each_device(probabilities)
+        for batch in self._batches(split):
+            images, labels, mask = (np.asarray(batch[name]).reshape(-1, *batch[name].shape[2:])
+                                    for name in ("image", "label", "mask"))
+            found = np.asarray(answer(variables, batch["image"])).reshape(len(labels), -1)
+            views = images if images.ndim == 4 else images[:, 0]
+            yield views[mask], found[mask], labels[mask]
 
     def describe(self) -> dict[str, Any]:
         data = self.dataset
@@ -274,16 +293,20 @@ def loss(module: nn.Module, variables: Variables, batch: Any, key: jax.Array,
     return total, (others, {"error": jnp.mean(logits.argmax(-1) != targets.argmax(-1))})
 
 
+def log_probabilities(module: nn.Module, variables: Variables, images: jax.Array) -> jax.Array:
+    """Of the classes (N, K), for normalised images (N, H, W, C), or (N, 10, H, W, C): the mean over ten crops."""
+    if images.ndim == 4:
+        return jax.nn.log_softmax(module.apply(variables, images, train=False))
+    crops = module.apply(variables, images.reshape(-1, *images.shape[2:]), train=False)
+    return jnp.log(jax.nn.softmax(crops).reshape(*images.shape[:2], -1).mean(1))
+
+
 def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Callable[..., dict[str, jax.Array]]:
     """Sums over a batch of `image`, `label` and `mask`: `loss`, `error`, `top5_error` and the `count` of examples."""
     def metrics_fn(variables, batch):
         images = augment.normalise(batch["image"], mean, std)
-        if images.ndim == 5:                                        # (N, 10, H, W, C): the mean of ten crops' answers
-            crops = module.apply(variables, images.reshape(-1, *images.shape[2:]), train=False)
-            probabilities = jax.nn.softmax(crops).reshape(*images.shape[:2], -1)
-            logits = jnp.log(probabilities.mean(1))
-        else:
-            logits = module.apply(variables, images, train=False)
+        logits = log_probabilities(module, variables, images) if images.ndim == 5 else module.apply(
+            variables, images, train=False)
         label = batch["label"][:, None]
         score = jnp.take_along_axis(logits, label, 1)
         # The rank of the right class; a tie counts against it, and so does a score that is no number.
@@ -295,12 +318,52 @@ def evaluation_sums(module: nn.Module, mean: np.ndarray, std: np.ndarray) -> Cal
     return metrics_fn
 
 
-def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, Any]:
+def evaluate(workdir: Path, split: str, step: int | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The row of loss and errors of a run's checkpoint, chosen as in `load_run`, on "train", "validation" or "test".
 
-    Raises UserError for a folder that is no run, a step or a split that is not there, and images of other classes.
+    `overrides` set fields of the group `data`, since data moves. Raises UserError for a folder that is no run, a step
+    or a split that is not there, and images of other classes.
     """
+    run, scored = _scored(workdir, split, step, overrides)
+    return {"step": run.step, **scored.evaluate(run.variables, split)[0]}
+
+
+def report(workdir: Path, split: str = "test", step: int | None = None, overrides: Sequence[str] = (), *,
+           answers: bool = True) -> Path:
+    """Writes `report.html` of a run: its curves so far and, with `answers`, what its network makes of a split: errors
+    by class, confusions, calibration, the surest mistakes. Raises UserError as `evaluate`."""
+    figures = workdir / "figures"
+    figures.mkdir(exist_ok=True)
+    parts = reporting.curves_part(workdirs.read_rows(workdir / workdirs.METRICS), figures)
+    title = f"{networks.read_run(workdir).model.name}, {workdir.name}"
+    if answers:
+        run, scored = _scored(workdir, split, step, overrides)
+        found: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
+        pictures: dict[int, np.ndarray] = {}
+        for images, probabilities, own in scored.answers(run.variables, split):
+            before = sum(len(part) for part in labels)
+            pictures |= {before + int(i): images[i] for i in
+                         confident_mistakes(probabilities, own, reporting.MISTAKES)}
+            found.append(probabilities)
+            labels.append(own)
+        parts = [*reporting.answers_part(np.concatenate(found), np.concatenate(labels), run.classes, split, pictures,
+                                         figures), html.heading("Training"), *parts]
+        title += f", step {run.step}"
+    parts += [html.heading("Config"), html.code((workdir / "config.json").read_text())]
+    workdirs.write(workdir / "report.html", html.page(title, parts))
+    return workdir / "report.html"
+
+
+def _scored(workdir: Path, split: str, step: int | None, overrides: Sequence[str]) -> tuple[networks.Run, Classifier]:
+    """A run and its network on its data set, or on the one that `overrides` name."""
+    for override in overrides:
+        if not override.startswith("data."):
+            raise UserError(f"--config.{override}: a run is judged as it was trained; only --config.data.* may be set")
     run = load_run(workdir, step)
+    for override in overrides:
+        field, _, text = override.partition("=")
+        configs.set_field(run.config, field, text)
     dataset = load_data(run.config)
     if getattr(dataset, split) is None:
         raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")
@@ -308,8 +371,7 @@ def evaluate(workdir: Path, split: str, step: int | None = None) -> dict[str, An
         raise UserError(f"{run.config.data.path or run.config.data.source}: has the classes "
                         f"{', '.join(dataset.classes)}; {workdir} was trained on {', '.join(run.classes)}")
     check_split(runs.description(workdir), dataset, workdir)
-    scored = Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
-    return {"step": run.step, **scored.evaluate(run.variables, split)[0]}
+    return run, Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
 
 
 def check_split(said: Mapping[str, Any], dataset: Images, workdir: Path) -> None:

@@ -105,9 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     _processes(sub)
     sub = verb("train", _train, "train one network, or one detector", config="", workdir="")
     _processes(sub)
-    sub = verb("eval", _eval, "a checkpoint on a split", config=None, workdir="")
+    sub = verb("eval", _eval, "a checkpoint on a split: its error, and report.html with errors by class, confusions, "
+               "calibration, surest mistakes", config=None, workdir="")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
+
+    sub = verb("report", _report, "the report of a run or a study, made again from its files; of one under way: so far",
+               config=None, workdir=None)
+    sub.add_argument("folder", type=user_path, metavar="WORKDIR")
 
     sub = verb("summary", _summary, "a network's layers, as the papers' tables print them", config=None, workdir=None)
     sub.add_argument("networks", nargs="*", metavar="NAME", help="such as vgg16; without any: the names there are")
@@ -312,6 +317,7 @@ def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
+    from cnnjax.training import distributed
     from configs import defaults
     if "detectors" in configs.load(_find(options.config), overrides):
         _ladder(options, overrides)
@@ -319,6 +325,8 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     result = classification.train(_load(options, overrides, defaults.classification()), options.workdir)
     print(f"test error {100 * result['test_error']:.2f} %, {result['parameters']:,} parameters, "
           f"{result['images_per_second']:.0f} images/s; {options.workdir}")
+    if "members" not in result and distributed.is_writer():
+        print(f"report: {classification.report(options.workdir)}")
 
 
 def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -484,10 +492,23 @@ def _no_config(verb: str, overrides: list[str]) -> None:
 
 def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
-    if overrides:
-        raise UserError(f"eval takes its config from the workdir; --config.{overrides[0]} cannot be set")
-    row = classification.evaluate(options.workdir, options.split, options.step)
+    row = classification.evaluate(options.workdir, options.split, options.step, overrides)
     print(f"{row['split']} error {100 * row['error']:.2f} %, loss {row['loss']:.4f}, step {row['step']}")
+    print(f"report: {classification.report(options.workdir, options.split, options.step, overrides)}")
+
+
+def _report(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax.training import workdir as workdirs
+    config = workdirs.read_config(options.folder)
+    if "study" in config or "sweep" in config or "detectors" in config:
+        from experiments import depth, ladder, sweep
+        part = depth if "study" in config else sweep if "sweep" in config else ladder
+        _no_config("report", overrides)
+        part.report(options.folder)
+        return
+    from cnnjax import classification
+    finished = (options.folder / "result.json").exists()
+    print(f"report: {classification.report(options.folder, overrides=overrides, answers=finished)}")
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def make_step(spec: dict[str, Any]) -> tuple[Callable[[Any], tuple[Any, Any]], A
     if spec["train"]:
         train, data = loop.program(task.config, task, ExitStack())
         return (lambda state: train(state, data(spec["steps"]), spec["steps"])), state, 3 * flops
-    apply = jax.pmap(task.module.apply, in_axes=(None, 0))
+    apply = steps.each_device(task.module.apply)
     variables, shares = states.variables(state), steps.place(steps.shard(x, spec["devices"]))
     return (lambda state: (state, apply(variables, shares))), state, flops
 

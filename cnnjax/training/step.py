@@ -150,6 +150,12 @@ def evaluation(metrics_fn: Callable[[Variables, Any], dict[str, jax.Array]]) -> 
     return evaluate
 
 
+def each_device(function: Callable[[Variables, Any], Any]) -> Callable[[Variables, Any], Any]:
+    """`function(variables, batch)` on every device: the leaves of the batch and of the result have the leading axis
+    `(devices,)`."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
+
+
 def shard(batch: Any, devices: int) -> Any:
     """`(N, ...)` leaves as `(devices, N / devices, ...)`."""
     return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)
