@@ -1,9 +1,8 @@
 """Augmentation of annotated images, as pure functions of a random generator and a sample.
 
 A sample is a dict of `image` (H, W, 3) uint8, `boxes` (G, 4) in its pixels, and any other arrays of a row for each box,
-such as `labels`. What a box loses is decided once for all of these. SSD trains with `photometric_distort`, `zoom_out`,
-`iou_crop` and `flip` (Liu et al. 2016, sections 2.2 and 3.6), YOLO with `scale_translate`, `exposure_saturation` and
-`flip` (Redmon et al. 2016, section 2.2); `chain` makes one function of several, as a config names them.
+such as `classes`. A row goes with its box. `chain` makes one function of several, as a config names them: those of SSD
+(Liu et al. 2016, sections 2.2 and 3.6), of YOLO (Redmon et al. 2016, section 2.2), or others.
 """
 
 import inspect
@@ -190,20 +189,19 @@ TRANSFORMS: dict[str, Callable[..., Sample]] = {
     function.__name__: function for function in
     (exposure_saturation, flip, iou_crop, photometric_distort, scale_translate, zoom_out)}
 
-SSD: tuple[Mapping[str, Any], ...] = ({"name": "photometric_distort"}, {"name": "zoom_out"}, {"name": "iou_crop"},
-                                      {"name": "flip"})
-YOLO: tuple[Mapping[str, Any], ...] = ({"name": "scale_translate"}, {"name": "exposure_saturation"}, {"name": "flip"})
-"""The papers' augmentation."""
+SSD: tuple[Mapping[str, Any], ...] = ({"name": "photometric_distort"}, {"name": "zoom_out"}, {"name": "iou_crop"})
+YOLO: tuple[Mapping[str, Any], ...] = ({"name": "scale_translate"}, {"name": "exposure_saturation"})
+"""The papers' augmentation, but for the flip, which a data set may forbid (`data.flip`)."""
 
 
-def chain(transforms: Sequence[Mapping[str, Any]]) -> Transform:
-    """One transform of several, each `{"name": ..., **settings}`, in their order.
+def chain(transforms: Sequence[Mapping[str, Any]], group: str = "transforms") -> Transform:
+    """One transform of several, each `{"name": ..., **settings}`, in their order; `group` is their field of the config.
 
     Raises UserError for an unknown name, and for a setting that a transform has not or of another type than it has.
     """
     functions = []
     for i, given in enumerate(transforms):
-        field, settings = f"transforms[{i}]", dict(given)
+        field, settings = f"{group}[{i}]", dict(given)
         name = settings.pop("name", None)
         if name not in TRANSFORMS:
             raise UserError(f"config field '{field}.name': found {name!r}, expected one of {', '.join(TRANSFORMS)}"

@@ -362,17 +362,21 @@ def choose_canvas(size: Sequence[int], canvases: Sequence[tuple[int, int]]) -> i
     return max(range(len(canvases)), key=lambda i: min(canvases[i][0] / size[0], canvases[i][1] / size[1]))
 
 
-def place(image: np.ndarray, canvas: tuple[int, int], scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def place(image: np.ndarray, canvas: tuple[int, int], scale: float = 1.0, stretch: bool = False,
+          ) -> tuple[np.ndarray, np.ndarray]:
     """The image scaled to fit the upper left of a canvas, the rest of which is 0.
 
-    `scale` in (0, 1] makes it smaller than the canvas allows. Returns the canvas (H, W, 3) uint8 and the (height,
-    width) int32 that the image takes on it.
+    `scale` in (0, 1] makes it smaller than the canvas allows. With `stretch` height and width are scaled each to the
+    canvas's, without antialiasing, as SSD and YOLO do. Returns the canvas (H, W, 3) uint8 and the (height, width) int32
+    that the image takes on it.
     """
     height, width = image.shape[:2]
     factor = scale * min(canvas[0] / height, canvas[1] / width)
-    h, w = (max(1, min(c, round(n * factor))) for c, n in zip(canvas, (height, width), strict=True))
+    factors = (scale * canvas[0] / height, scale * canvas[1] / width) if stretch else (factor, factor)
+    h, w = (max(1, min(c, round(n * f))) for c, n, f in zip(canvas, (height, width), factors, strict=True))
     if (h, w) != (height, width):
-        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+        shrunk = factor < 1 and not stretch
+        image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR)
     out = np.zeros((*canvas, 3), np.uint8)
     out[:h, :w] = image
     return out, np.array([h, w], np.int32)
@@ -403,7 +407,8 @@ class Batches:
     image takes on its canvas, `boxes` (N, G, 4), `classes` (N, G), `difficult` (N, G), `valid` (N, G); G is the
     greatest number of objects of the set, rounded up to a multiple of 8; unused rows are zeros with `valid` False.
     With `proposals`, one (P_i, 4) array an image in its own pixels, also `proposals` (N, P, 4) and
-    `proposals_valid` (N, P).
+    `proposals_valid` (N, P). `transform` (see `box_transforms`) augments an image and its objects before it is placed;
+    proposals would not follow it. `stretch` is that of `place`.
     The images of a canvas are visited once an epoch, in an order of its own; the last batch of an epoch is filled with
     its first images. `steps_per_canvas` consecutive steps, those of one dispatch, share a canvas, which is drawn from
     the seed and their block alone; over as many epochs every canvas has its due share of the steps.
@@ -413,11 +418,14 @@ class Batches:
 
     def __init__(self, data: DetectionSet, canvases: Sequence[tuple[int, int]], batch_size: int, seed: int, *,
                  flip: bool = False, jitter: float = 1.0, proposals: Sequence[np.ndarray] | None = None,
+                 transform: Callable[[np.random.Generator, Batch], Batch] | None = None, stretch: bool = False,
                  steps_per_canvas: int = 1) -> None:
         if not 0 < jitter <= 1:
             raise UserError(f"data.jitter: found {jitter}, expected the smallest scale, over 0 and at most 1")
         self.data, self.canvases, self.batch_size, self.seed = data, [(c[0], c[1]) for c in canvases], batch_size, seed
+        assert transform is None or proposals is None, "proposals do not follow a transform"
         self.flip, self.jitter, self.proposals = flip, jitter, proposals
+        self.transform, self.stretch = transform, stretch
         most = max(len(o.classes) for o in data.objects)
         self.max_objects = max(8, -(-most // 8) * 8)
         self.max_proposals = max(map(len, proposals)) if proposals is not None else 0
@@ -445,24 +453,29 @@ class Batches:
 
     def __call__(self, step: int) -> Batch:
         rng = np.random.default_rng([self.seed, 1, step])
-        rows = [self._example(i, bool(self.flip and rng.random() < 0.5), rng.uniform(self.jitter, 1))
-                for i in self.indices(step)]
+        rows = [self._example(i, bool(self.flip and rng.random() < 0.5), rng.uniform(self.jitter, 1),
+                              np.random.default_rng([self.seed, 6, step, row]))
+                for row, i in enumerate(self.indices(step))]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
-    def _example(self, i: int, flip: bool, scale: float) -> Batch:
-        image, size = place(self._read(i), self.canvases[self.canvas_of[i]], scale)
+    def _example(self, i: int, flip: bool, scale: float, rng: np.random.Generator) -> Batch:
         objects = self.data.objects[i]
+        sample = {"image": self._read(i), "boxes": objects.boxes, "classes": objects.classes,
+                  "difficult": objects.difficult}
+        if self.transform is not None:
+            sample = self.transform(rng, sample)
+        image, size = place(sample["image"], self.canvases[self.canvas_of[i]], scale, self.stretch)
 
         def moved(boxes: np.ndarray, rows: int) -> np.ndarray:
-            boxes = rescale_boxes(boxes, self.data.sizes[i], size)
+            boxes = rescale_boxes(boxes, sample["image"].shape[:2], size)
             return _pad(flip_boxes(boxes, float(size[1])) if flip else boxes, rows)
 
         if flip:
             image[:, : size[1]] = image[:, : size[1]][:, ::-1].copy()
         count = self.max_objects
-        example = {"images": image, "sizes": size, "boxes": moved(objects.boxes, count),
-                   "classes": _pad(objects.classes, count), "difficult": _pad(objects.difficult, count),
-                   "valid": np.arange(count) < len(objects.classes)}
+        example = {"images": image, "sizes": size, "boxes": moved(sample["boxes"], count),
+                   "classes": _pad(sample["classes"], count), "difficult": _pad(sample["difficult"], count),
+                   "valid": np.arange(count) < len(sample["classes"])}
         if self.proposals is not None:
             example["proposals"] = moved(self.proposals[i], self.max_proposals)
             example["proposals_valid"] = np.arange(self.max_proposals) < len(self.proposals[i])

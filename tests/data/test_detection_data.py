@@ -247,6 +247,42 @@ def test_boxes_follow_the_pixels_through_flip_and_jitter():
     assert 0 < flipped < 16
 
 
+def test_stretched_images_fill_the_canvas_and_boxes_follow():
+    batches = Batches(coloured([(20, 40), (60, 30)], objects=2), ((32, 48),), 2, 0, flip=True, stretch=True)
+    batch = batches(0)
+    np.testing.assert_array_equal(batch["sizes"], [(32, 48)] * 2)
+    for row, i in enumerate(batches.indices(0)):
+        height, width = batches.data.sizes[i]
+        sizes = batches.data.objects[i].boxes[:, 2:] - batches.data.objects[i].boxes[:, :2]
+        found = batch["boxes"][row, :2]
+        np.testing.assert_allclose(found[:, 2:] - found[:, :2], sizes * (48 / width, 32 / height), rtol=1e-5)
+
+
+def test_a_transform_augments_before_placing_and_drops_whole_rows():
+    def crop(rng, sample):
+        kept = np.array([False, True])
+        return {"image": sample["image"][:10], **{key: sample[key][kept] for key in ("boxes", "classes", "difficult")}}
+
+    batch = Batches(coloured([(20, 40)], objects=2), ((20, 40),), 1, 0, transform=crop)(0)
+    np.testing.assert_array_equal(batch["sizes"], [(10, 40)])
+    np.testing.assert_array_equal(batch["valid"][0, :2], (True, False))
+    assert not batch["boxes"][0, 1:].any()
+
+
+def test_a_transform_s_randomness_is_the_step_s_and_the_example_s():
+    drawn = []
+
+    def note(rng, sample):
+        drawn.append(rng.random())
+        return sample
+
+    batches = Batches(coloured([(20, 40)] * 2), ((20, 40),), 2, 0, transform=note)
+    for step in (0, 1, 0):
+        batches(step)
+    assert len(set(drawn)) == 4
+    assert drawn[:2] == drawn[4:]
+
+
 def test_batches_are_a_function_of_the_step_and_visit_every_image_once():
     data = coloured([(20, 32)] * 5 + [(32, 20)] * 2)
     batches = Batches(data, ((20, 32), (32, 20)), 2, 1, flip=True)
