@@ -110,7 +110,8 @@ def cell(name: str, config: ConfigDict, data: DetectionData, validation: Detecti
         setup = stages.Setup(data.train, training, config.seed, config.data.flip, config.data.jitter,
                              pretraining.init_variables(detector, config.seed, source),
                              lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [],
-                             partial(_validate, validation, data.classes, config, search) if validation else None)
+                             partial(_validate, validation, data.classes, config, search) if validation else None,
+                             config[name].get("transforms", ()))
         variables = stages.run(stages.stages_of(detector, setup), training, folder, on_eval)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
         if distributed.is_writer():

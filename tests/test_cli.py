@@ -26,7 +26,7 @@ from tests.conftest import ROOT
     (["summary", "vgg61"], "unknown network 'vgg61'; did you mean 'vgg19'?"),
     (["summary", "vgg16", "--draw", "x.png"], "an .svg file"),
     (["summary", "vgg16", "--config.steps=3"], "summary takes no --config fields"),
-    (["ladder", "--config.detectors=('yolo',)"], "yolo"),
+    (["ladder", "--config.detectors=('yolo9',)"], "yolo9"),
     (["depth", "--config.study.seeds=()"], "'study.seeds': found ()"),
 ])
 def test_a_mistake_ends_in_one_line_and_status_2(arguments, message, capsys, monkeypatch):

@@ -13,9 +13,13 @@ MODULES = {
     "fast_rcnn": "fast_rcnn",
     "faster_rcnn": "faster_rcnn",
     "faster_rcnn_fpn": "faster_rcnn_fpn",
+    "yolo": "yolo",
+    "fast_yolo": "yolo:create_fast",
+    "ssd": "ssd",
     "retinanet": "retinanet",
     "fasterrcnn_resnet50_fpn": "faster_rcnn_fpn:create_torchvision",
     "retinanet_resnet50_fpn": "retinanet:create_torchvision",
+    "ssd300_vgg16": "ssd:create_torchvision",
 }
 """The file of each detector, in the order of the papers. It has `create(num_classes, **fields)`; "FILE:FUNCTION" names
 another function, where one file has several detectors. Code outside of the library may add its own, with the module's

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import config as configs
 from cnnjax import detection, fields
 from cnnjax.data import detection as datasets
+from cnnjax.data.box_transforms import chain
 from cnnjax.data.scatter import SIDES
 from cnnjax.detection import backbones
 from cnnjax.detection.backbones import Backbone
@@ -41,6 +42,9 @@ SCATTER = {"data.train_images": "[1, 1000000]", "data.test_images": "[1, 1000000
 SHARED = ("dtype", "canvases", "backbone", "proposals", "test")
 """The fields of detectors that all of a ladder may share; its config has `canvases` in the group `data`."""
 
+BESIDE = ("training", "transforms")
+"""What the group of a detector has beside its fields."""
+
 
 def detector_of(config: ConfigDict, name: str, num_classes: int) -> Any:
     """A detector of a ladder: its fields are those of its own group, and of the shared groups what it has no own of.
@@ -49,7 +53,7 @@ def detector_of(config: ConfigDict, name: str, num_classes: int) -> Any:
     """
     default: Any = detection.create(name, num_classes)
     known = {field.name for field in dataclasses.fields(default)}
-    own = {field: value for field, value in config.get(name, {}).items() if field != "training"}
+    own = {field: value for field, value in config.get(name, {}).items() if field not in BESIDE}
     shared = {field: config.data.canvases if field == "canvases" else config[field] for field in SHARED
               if field in known and field not in own}
     fields.check(default, own, f"{name}.")
@@ -65,6 +69,8 @@ def declared(config: ConfigDict) -> Fields:
             own = fields.of_dataclass(detection.create(name, 1))
             groups[name] = {field: of for field, of in own.items() if field not in ("num_classes", "canvases")}
             groups[name]["training"] = TRAINING
+            if "transforms" in config[name]:
+                groups[name]["transforms"] = Field((), "augmentation of images and boxes: `cnnjax.data.box_transforms`")
     return {**FIELDS, "pretraining": TRAINING, **groups}
 
 
@@ -78,6 +84,8 @@ def check(config: ConfigDict) -> None:
     for name in detection.names():
         if name in config:                  # those of other detectors are checked too, as any field is
             detector_of(config, name, 1)
+    for name in config.detectors:
+        _check_transforms(name, config[name].get("transforms", ()))
     for phase in ("pretraining", *(f"{name}.training" for name in config.detectors)):
         group, _, name = phase.partition(".")
         training = config[group][name] if name else config[group]
@@ -99,6 +107,15 @@ def _check_evaluation(config: ConfigDict, phase: str, training: ConfigDict) -> N
         why = "there are no validation images: set data.validation" if scored else "what is trained is no detector yet"
         raise UserError(f"config field '{phase}.eval_every': found {training.eval_every}, under steps = "
                         f"{training.steps}, but {why}")
+
+
+def _check_transforms(name: str, transforms: Any) -> None:
+    """That they can be made, for a detector whose images can be augmented: nothing that it keeps must follow them."""
+    detector = detection.create(name, 1)
+    if transforms and (detector.needs_proposals or hasattr(detector, "stages")):
+        raise UserError(f"config field '{name}.transforms': found {len(transforms)}, but only detectors of one stage "
+                        "without proposals take transforms; set it to ()")
+    chain(transforms, f"{name}.transforms")
 
 
 def _check_canvases(canvases: Any) -> None:

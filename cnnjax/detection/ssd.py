@@ -1,13 +1,13 @@
 """SSD: Liu, Anguelov, Erhan, Szegedy, Reed, Fu and Berg, "SSD: Single Shot MultiBox Detector" (2016).
 
 One pass scores default boxes on maps of several sizes. `create` is the paper's network as its released code has it,
-`create_ssd300_vgg16` the one that torchvision's weights are for.
+`create_torchvision` the one that torchvision's weights are for.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import flax.linen as nn
@@ -17,24 +17,24 @@ import numpy as np
 import optax
 from jax import lax
 
-from cnnjax import ops
-from cnnjax.detection.detector import DetectorOutput, Variables
+from cnnjax import fields, ops
+from cnnjax.detection.detector import DetectorOutput, Sizes, Variables
 from cnnjax.detection.losses import smooth_l1, total_count
-from cnnjax.detection.postprocess import BOX_WEIGHTS
+from cnnjax.detection.postprocess import BOX_WEIGHTS, Postprocess
 from cnnjax.detection.targets import Truth
 from cnnjax.errors import UserError
+from cnnjax.fields import COUNT, NOT_NEGATIVE, SHARE, setting
 from cnnjax.models.layers import BatchNorm, conv
 from cnnjax.models.vgg import VGG
 
 XAVIER = nn.initializers.xavier_uniform()
 
-RATIOS = ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,))
-
 PAPER: Mapping[int, dict[str, Any]] = {
-    300: {"scales": (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05), "ratios": RATIOS, "steps": (8, 16, 32, 64, 100, 300),
+    300: {"scales": (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05), "ratios": ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+          "steps": (8.0, 16.0, 32.0, 64.0, 100.0, 300.0),
           "extras": ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0))},
     512: {"scales": (0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 1.05), "ratios": ((2,), *((2, 3),) * 4, (2,), (2,)),
-          "steps": (8, 16, 32, 64, 128, 256, 512),
+          "steps": (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0),
           "extras": ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1))},
 }
 """The fields of the released code's SSD300 and SSD512 (VOC) by the image's side."""
@@ -52,7 +52,7 @@ class SSDNetwork(nn.Module):
 
     num_classes: int                        # K, with the background
     boxes: Sequence[int]
-    extras: Sequence[tuple[int, int, int, int, int]]
+    extras: Sequence[Sequence[int]]
     convs: Sequence[int]
     width: int
     batch_norm: bool
@@ -60,8 +60,8 @@ class SSDNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        def layer(x: jax.Array, filters: int, kernel: int, name: str, **fields: Any) -> jax.Array:
-            x = conv(filters, kernel, use_bias=True, kernel_init=XAVIER, dtype=self.dtype, name=name, **fields)(x)
+        def layer(x: jax.Array, filters: int, kernel: int, name: str, **options: Any) -> jax.Array:
+            x = conv(filters, kernel, use_bias=True, kernel_init=XAVIER, dtype=self.dtype, name=name, **options)(x)
             return nn.relu(BatchNorm(name=f"{name}_norm")(x, train=train) if self.batch_norm else x)
 
         def predict(x: jax.Array, i: int, columns: int, name: str) -> jax.Array:
@@ -92,38 +92,37 @@ def l2_normalise(x: jax.Array) -> jax.Array:
     return x * lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SSD:
-    """SSD as a detector. Images are stretched to `size` x `size`.
+    """SSD as a detector; the defaults are SSD300's. Images are stretched to `size` x `size`."""
 
-    `scales`, `ratios`, `steps` and `clip` place the default boxes (`ops.default_boxes`); `convs`, `width`,
-    `batch_norm` and `extras` are the network's. A default box learns the object that it overlaps at `match_iou`, and
-    `negative_ratio` negatives are learnt for each positive. Per class the `pre_nms_top_n` best boxes over
-    `score_threshold` meet the NMS at `nms_iou`; the best `max_detections` of all classes are kept.
-    """
+    num_classes: int
+    size: int = setting(300, "[32, 8192]", "pixels a side of the canvas")
+    scales: Sequence[float] = setting(PAPER[300]["scales"], "(0, 10]", "of the default boxes of each map and one more, "
+                                      "shares of the side")
+    ratios: Sequence[Sequence[float]] = setting(PAPER[300]["ratios"], text="of the default boxes of each map, but 1")
+    steps: Sequence[float] = setting(PAPER[300]["steps"], "(0, 8192]", "pixels between the places of each map")
+    clip: bool = setting(False, text="whether no default box is longer than the image, as in torchvision")
+    extras: Sequence[Sequence[int]] = setting(PAPER[300]["extras"], text="`SSDNetwork.extras`")
+    convs: Sequence[int] = setting((2, 2, 3, 3, 3), "[1, 100]", "of each stage of VGG", length=5)
+    width: int = setting(64, "[1, 65536]", "filters of its first stage")
+    batch_norm: bool = setting(False, text="after each convolution but the last")
+    mean: Sequence[float] = setting((0.48235, 0.45882, 0.40784), "[-1000, 1000]", "of pixels in [0, 1]", length=3)
+    std: Sequence[float] = setting((1 / 255,) * 3, "(0, 1000]", "of pixels in [0, 1]", length=3)
+    match_iou: float = setting(0.5, SHARE, "from which a default box is an object")
+    negative_ratio: float = setting(3.0, NOT_NEGATIVE, "hard negatives for each positive")
+    pre_nms_top_n: int = setting(400, COUNT, "boxes of a class that go into NMS")
+    test: Postprocess = field(default_factory=partial(Postprocess, score_threshold=0.01, nms=0.45, max_detections=200))
+    dtype: str = setting("float32", ("float32", "bfloat16"), "of activations")
 
-    num_classes: int                        # without the background
-    size: int
-    scales: tuple[float, ...]
-    ratios: tuple[tuple[float, ...], ...]
-    steps: tuple[float, ...]
-    extras: tuple[tuple[int, int, int, int, int], ...]
-    clip: bool = False
-    convs: tuple[int, ...] = (2, 2, 3, 3, 3)
-    width: int = 64
-    batch_norm: bool = False
-    mean: tuple[float, ...] = (0.48235, 0.45882, 0.40784)           # of pixels in [0, 1]; std 1 / 255 undoes that
-    std: tuple[float, ...] = (1 / 255, 1 / 255, 1 / 255)
-    match_iou: float = 0.5
-    negative_ratio: float = 3.0
-    score_threshold: float = 0.01
-    nms_iou: float = 0.45
-    pre_nms_top_n: int = 400
-    max_detections: int = 200
-    dtype: str = "float32"
+    title: ClassVar[str] = "SSD"
+    stretch: ClassVar[bool] = True
+    needs_proposals: ClassVar[bool] = False
+    default_score_threshold: ClassVar[float] = 0.5
 
-    needs_proposals = False
-    default_score_threshold = 0.5
+    @property
+    def canvases(self) -> Sizes:
+        return ((self.size, self.size),)
 
     @property
     def network(self) -> SSDNetwork:
@@ -227,10 +226,11 @@ def postprocess(detector: SSD, default_boxes: jax.Array, logits: jax.Array, delt
     usable = jnp.isfinite(boxes).all(-1)                            # before clipping makes infinite ones finite
     boxes = ops.clip_boxes(boxes, size[0], size[1])
     scores = jax.nn.softmax(logits)[:, 1:].T                                            # (classes, A)
-    scores = jnp.where(usable & (scores > detector.score_threshold), scores, -jnp.inf)  # NaN is over no threshold
+    scores = jnp.where(usable & (scores > detector.test.score_threshold), scores, -jnp.inf)  # NaN is over no threshold
     top, index = lax.top_k(scores, min(detector.pre_nms_top_n, len(boxes)))             # (classes, top n)
     candidates, classes = boxes[index].reshape(-1, 4), jnp.repeat(jnp.arange(len(top)), top.shape[1])
-    kept, mask = ops.batched_nms(candidates, top.reshape(-1), classes, detector.nms_iou, detector.max_detections)
+    kept, mask = ops.batched_nms(candidates, top.reshape(-1), classes, detector.test.nms,
+                                 detector.test.max_detections)
     return DetectorOutput(jnp.where(mask[:, None], candidates[kept], 0), jnp.where(mask, top.reshape(-1)[kept], 0),
                           jnp.where(mask, classes[kept], 0), mask)
 
@@ -253,28 +253,28 @@ def torch_keys(detector: SSD) -> dict[str, str]:
     return keys
 
 
-def create(num_classes: int, size: int = 300, **fields: Any) -> SSD:
-    """SSD300 or SSD512 of the paper; at another size `scales`, `ratios`, `steps` and `extras` are to be given.
+def create(num_classes: int, **values: Any) -> SSD:
+    """SSD300 or, with `size=512`, SSD512, other values in some fields; at another size the maps are to be given too.
 
     Raises UserError where they are not, or do not fit each other.
     """
-    fields = PAPER.get(size, {}) | fields
-    missing = [name for name in ("scales", "ratios", "steps", "extras") if name not in fields]
+    size = values.get("size", 300)
+    missing = [name for name in PAPER[300] if name not in PAPER.get(size, values)]
     if missing:
-        raise UserError(f"model.size: found {size}, at which {' and '.join(missing)} are to be given too; only "
-                        f"{' and '.join(map(str, PAPER))} have the paper's")
-    detector = SSD(num_classes, size, **fields)
+        raise UserError(f"config field 'model.size': found {size}, at which {' and '.join(missing)} are to be given "
+                        f"too; the paper has them for {' and '.join(map(str, PAPER))}")
+    detector = fields.replace(SSD(num_classes, **PAPER.get(size, {})), values)
     maps = len(detector.extras) + 2
     for name, count in (("ratios", maps), ("steps", maps), ("scales", maps + 1)):
-        if len(fields[name]) != count:
-            raise UserError(f"model.{name}: found {len(fields[name])} values, expected {count}: there are {maps} maps, "
-                            f"of conv4, fc7 and {len(detector.extras)} extras")
+        if len(getattr(detector, name)) != count:
+            raise UserError(f"config field 'model.{name}': found {len(getattr(detector, name))} values, expected "
+                            f"{count}: there are {maps} maps, of conv4, fc7 and {len(detector.extras)} extras")
     return detector
 
 
-def create_ssd300_vgg16(num_classes: int = 90, **fields: Any) -> SSD:
+def create_torchvision(num_classes: int, **values: Any) -> SSD:
     """torchvision's `ssd300_vgg16`: its default boxes are smaller than the paper's, and no longer than the image.
 
     `num_classes` is without the background, which torchvision counts in (91 for COCO).
     """
-    return create(num_classes, 300, **{"scales": (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), "clip": True} | fields)
+    return create(num_classes, **{"scales": (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), "clip": True} | values)

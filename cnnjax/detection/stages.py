@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.data.box_transforms import chain
 from cnnjax.data.detection import Batches, DetectionSet
 from cnnjax.detection import saved
 from cnnjax.detection.detector import Sizes, Variables
@@ -86,16 +87,18 @@ class Setup:
     proposals: Callable[[], list[np.ndarray]]       # of each image, (P, 4) in its pixels
     score: Callable[[Any, Variables], dict[str, Any]] | None = None
     """`score(detector, variables)` on the validation images, where there are any."""
+    transforms: Sequence[Mapping[str, Any]] = ()    # of `cnnjax.data.box_transforms`, of images without proposals
 
     def whole(self, detector: Any, stream: Callable[[int], Iterator[Any]]) -> Training:
         """The training of all of a detector at once, so that it can be scored on the way."""
         return Training(self.variables, detector.loss, stream, tuple(getattr(detector, "frozen", ())), detector.title,
                         self.seed, None if self.score is None else partial(self.score, detector))
 
-    def batches(self, canvases: Sizes, proposals: Sequence[np.ndarray] | None = None) -> Batches:
+    def batches(self, canvases: Sizes, proposals: Sequence[np.ndarray] | None = None, stretch: bool = False) -> Batches:
         """Minibatches of images, with proposals where they are given."""
         return Batches(self.images, canvases, self.training.batch_size, self.seed, flip=self.flip, jitter=self.jitter,
-                       proposals=proposals, steps_per_canvas=self.training.steps_per_dispatch)
+                       proposals=proposals, transform=chain(self.transforms) if self.transforms else None,
+                       stretch=stretch, steps_per_canvas=self.training.steps_per_dispatch)
 
 
 def stages_of(detector: Any, setup: Setup) -> list[Stage]:
@@ -104,7 +107,9 @@ def stages_of(detector: Any, setup: Setup) -> list[Stage]:
     if own is not None:
         return own(setup)
     proposals = setup.proposals() if detector.needs_proposals else None
-    return [("train", lambda done, folder: setup.whole(detector, setup.batches(detector.canvases, proposals).stream))]
+    stretch = getattr(detector, "stretch", False)
+    return [("train", lambda done, folder: setup.whole(
+        detector, setup.batches(detector.canvases, proposals, stretch).stream))]
 
 
 def run(stages: Sequence[Stage], training: ConfigDict, folder: Path, on_eval: OnEval | None = None) -> Variables:

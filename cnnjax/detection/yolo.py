@@ -4,10 +4,10 @@ One network maps the whole image to a grid of boxes, confidences and class proba
 figure 3, `create_fast` Fast YOLO. Neither has a softmax or a sigmoid: all outputs are linear.
 """
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import flax.linen as nn
@@ -16,15 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from cnnjax import ops
-from cnnjax.detection.detector import DetectorOutput, Variables, example_keys
+from cnnjax import fields, ops
+from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
+from cnnjax.detection.postprocess import Postprocess
 from cnnjax.detection.targets import Truth
+from cnnjax.fields import NOT_NEGATIVE, setting
 from cnnjax.models.layers import BatchNorm, conv, he_normal
 
-Stages = tuple[tuple[tuple[int, int, int], ...], ...]
+Trunk = Sequence[Sequence[Sequence[int]]]
 """Convolutions, (filters, kernel, stride), in stages with 2x2 max pooling between them."""
 
-PAPER: Stages = (
+PAPER: Trunk = (
     ((64, 7, 2),),
     ((192, 3, 1),),
     ((128, 1, 1), (256, 3, 1), (256, 1, 1), (512, 3, 1)),
@@ -33,7 +35,7 @@ PAPER: Stages = (
 )
 """Figure 3: 24 convolutions, 448x448 to 7x7x1024."""
 
-FAST: Stages = (*(((filters, 3, 1),) for filters in (16, 32, 64, 128, 256, 512)), ((1024, 3, 1),) * 3)
+FAST: Trunk = (*(((filters, 3, 1),) for filters in (16, 32, 64, 128, 256, 512)), ((1024, 3, 1),) * 3)
 """The nine convolutions of the authors' first release; the paper gives their number alone."""
 
 leaky_relu = partial(nn.leaky_relu, negative_slope=0.1)     # eq. 2
@@ -47,7 +49,7 @@ class YOLONetwork(nn.Module):
     """
 
     outputs: int
-    stages: Stages
+    trunk: Trunk
     bottleneck: int
     hidden: int
     dropout: float
@@ -56,7 +58,7 @@ class YOLONetwork(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False, dropout_keys: jax.Array | None = None) -> jax.Array:
-        for s, stage in enumerate(self.stages, 1):
+        for s, stage in enumerate(self.trunk, 1):
             if s > 1:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for c, (filters, kernel, stride) in enumerate(stage, 1):
@@ -107,7 +109,7 @@ class CellTargets(NamedTuple):
 
 
 def cell_targets(truth: Truth, size: jax.Array, grid: int) -> CellTargets:
-    """Assign each object to the cell of its centre (section 2); `size` (2,) is the image's height and width.
+    """Assign each object to the cell of its centre (section 2); `size` (2,) is the canvas's height and width.
 
     A cell has one object, the first whose centre falls into it. Objects without area are left out.
     """
@@ -157,39 +159,43 @@ def grid_loss(outputs: Grid, targets: CellTargets, grid: int, coordinate_weight:
                  jnp.where(targets.objects, of_class, 0).sum())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class YOLO:
-    """YOLO as a detector. Images are stretched to `size` x `size`.
+    """YOLO as a detector; the defaults are the paper's for VOC. Images are stretched to `size` x `size`.
 
-    `grid` is S, `boxes` B; `stages`, `bottleneck`, `hidden`, `dropout` and `batch_norm` are the network's. A box is
-    detected as a class where probability times confidence is over `score_threshold`; NMS per class at `nms_iou`.
+    A box is detected as a class where probability times confidence is over `test.score_threshold`.
     """
 
     num_classes: int
-    size: int = 448
-    grid: int = 7
-    boxes: int = 2
-    stages: Stages = PAPER
-    bottleneck: int = 0
-    hidden: int = 4096
-    dropout: float = 0.5
-    batch_norm: bool = False
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    coordinate_weight: float = 5.0
-    background_weight: float = 0.5
-    score_threshold: float = 0.001
-    nms_iou: float = 0.5
-    max_detections: int = 100
-    dtype: str = "float32"
+    size: int = setting(448, "[16, 8192]", "pixels a side of the canvas")
+    grid: int = setting(7, "[1, 256]", "cells a side, S")
+    boxes: int = setting(2, "[1, 64]", "of a cell, B")
+    trunk: Sequence[Sequence[Sequence[int]]] = setting(PAPER, text="convolutions (filters, kernel, stride) in "
+                                                       "stages, 2x2 max pooling between these")
+    bottleneck: int = setting(0, "[0, 65536]", "linear units before the hidden ones; 0: none")
+    hidden: int = setting(4096, "[1, 65536]", "units of the first fully connected layer")
+    dropout: float = setting(0.5, "[0, 1)", "of the hidden units")
+    batch_norm: bool = setting(False, text="after each convolution")
+    mean: Sequence[float] = setting((0.5, 0.5, 0.5), "[-1000, 1000]", "of pixels in [0, 1]", length=3)
+    std: Sequence[float] = setting((0.5, 0.5, 0.5), "(0, 1000]", "of pixels in [0, 1]", length=3)
+    coordinate_weight: float = setting(5.0, NOT_NEGATIVE, "of the boxes' errors")
+    background_weight: float = setting(0.5, NOT_NEGATIVE, "of the confidence where no object is")
+    test: Postprocess = field(default_factory=partial(Postprocess, score_threshold=0.001, nms=0.5, max_detections=100))
+    dtype: str = setting("float32", ("float32", "bfloat16"), "of activations")
 
-    needs_proposals = False
-    default_score_threshold = 0.2
+    title: ClassVar[str] = "YOLO"
+    stretch: ClassVar[bool] = True
+    needs_proposals: ClassVar[bool] = False
+    default_score_threshold: ClassVar[float] = 0.2
+
+    @property
+    def canvases(self) -> Sizes:
+        return ((self.size, self.size),)
 
     @property
     def network(self) -> YOLONetwork:
         outputs = self.grid**2 * (self.boxes * 5 + self.num_classes)
-        return YOLONetwork(outputs, self.stages, self.bottleneck, self.hidden, self.dropout, self.batch_norm,
+        return YOLONetwork(outputs, self.trunk, self.bottleneck, self.hidden, self.dropout, self.batch_norm,
                            self.dtype)
 
     def preprocess(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -211,47 +217,50 @@ class YOLO:
         outputs, new = apply(variables, self._normalise(batch["images"]), train=True, mutable=["batch_stats"],
                              dropout_keys=example_keys(key, len(batch["images"]), axis_name))
 
-        def one(outputs: jax.Array, size: jax.Array, truth: Truth) -> Terms:
-            return grid_loss(Grid.of(outputs, self.grid, self.boxes), cell_targets(truth, size, self.grid), self.grid,
+        canvas = jnp.asarray(batch["images"].shape[1:3])
+
+        def one(outputs: jax.Array, truth: Truth) -> Terms:
+            return grid_loss(Grid.of(outputs, self.grid, self.boxes), cell_targets(truth, canvas, self.grid), self.grid,
                              self.coordinate_weight, self.background_weight)
 
-        terms = jax.tree.map(jnp.mean, jax.vmap(one)(outputs, batch["sizes"], Truth.of(batch)))
+        terms = jax.tree.map(jnp.mean, jax.vmap(one)(outputs, Truth.of(batch)))
         metrics = {f"{name}_loss": value for name, value in terms._asdict().items()}
         return sum(terms, jnp.float32(0)), (dict(new), metrics)
 
     def predict(self, variables: Variables, canvases: jax.Array, sizes: jax.Array,
                 proposals: jax.Array | None = None) -> DetectorOutput:
-        del proposals
-        return _predict(self, variables, canvases, sizes)
+        del sizes, proposals                                            # the image fills the canvas
+        return _predict(self, variables, canvases)
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(detector: YOLO, variables: Variables, canvases: jax.Array, sizes: jax.Array) -> DetectorOutput:
+def _predict(detector: YOLO, variables: Variables, canvases: jax.Array) -> DetectorOutput:
     apply: Any = detector.network.apply
     outputs = apply(variables, detector._normalise(canvases))
-    return jax.vmap(partial(postprocess, detector))(outputs, sizes)
+    return jax.vmap(partial(postprocess, detector, jnp.asarray(canvases.shape[1:3])))(outputs)
 
 
-def postprocess(detector: YOLO, outputs: jax.Array, size: jax.Array) -> DetectorOutput:
-    """The detections of one image of height and width `size` (2,) from the network's outputs."""
+def postprocess(detector: YOLO, size: jax.Array, outputs: jax.Array) -> DetectorOutput:
+    """The detections of one image, which has height and width `size` (2,), from the network's outputs."""
     cells = Grid.of(outputs, detector.grid, detector.boxes)
     corners = ops.resize_boxes(decode_cells(cells.boxes, detector.grid), size[0], size[1])
     scores = cells.confidence[..., None] * cells.classes[:, None]                       # (S * S, B, C)
-    usable = jnp.isfinite(corners).all(-1)[..., None] & (scores > detector.score_threshold)
+    usable = jnp.isfinite(corners).all(-1)[..., None] & (scores > detector.test.score_threshold)
     boxes, classes = jnp.broadcast_arrays(ops.clip_boxes(corners, size[0], size[1])[..., None, :],
                                           jnp.arange(detector.num_classes)[:, None])
     boxes, classes, scores = boxes.reshape(-1, 4), classes[..., 0].reshape(-1), scores.reshape(-1)
     usable = usable.reshape(-1) & (ops.box_area(boxes) > 0)
-    kept, mask = ops.batched_nms(boxes, scores, classes, detector.nms_iou, detector.max_detections, usable)
+    kept, mask = ops.batched_nms(boxes, scores, classes, detector.test.nms,
+                                 detector.test.max_detections, usable)
     return DetectorOutput(jnp.where(mask[:, None], boxes[kept], 0), jnp.where(mask, scores[kept], 0),
                           jnp.where(mask, classes[kept], 0), mask)
 
 
-def create(num_classes: int, **fields: Any) -> YOLO:
-    """The paper's YOLO, any field changed."""
-    return YOLO(num_classes, **fields)
+def create(num_classes: int, **values: Any) -> YOLO:
+    """The paper's YOLO, other values in some of its fields."""
+    return fields.replace(YOLO(num_classes), values)
 
 
-def create_fast(num_classes: int, **fields: Any) -> YOLO:
+def create_fast(num_classes: int, **values: Any) -> YOLO:
     """Fast YOLO: nine convolutions, and 256 linear units before the 4,096."""
-    return create(num_classes, **{"stages": FAST, "bottleneck": 256} | fields)
+    return create(num_classes, **{"trunk": FAST, "bottleneck": 256} | values)

@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cnnjax import detection, fields
+from cnnjax.data import box_transforms
 from cnnjax.detection import saved, settings
 
 
@@ -52,7 +53,10 @@ def ladder() -> ConfigDict:
             "fast_rcnn": training(40_000, 2, 1e-3, (0.75,)),
             "faster_rcnn": training(70_000, 1, 1e-3, (5 / 7,)),
             "faster_rcnn_fpn": training(80_000, 16, 0.02, (0.75,), weight_decay=1e-4),
+            "yolo": training(35_000, 64, 1e-2, (5 / 9, 7 / 9), warmup_steps=1000, warmup_factor=0.1),
+            "ssd": training(60_000, 32, 1e-3, (2 / 3, 5 / 6)),
             "retinanet": training(90_000, 16, 0.01, (2 / 3, 8 / 9), weight_decay=1e-4)}.items():
         config[name] = fields_of(name)
         config[name].training = phase
+    config.yolo.transforms, config.ssd.transforms = box_transforms.YOLO, box_transforms.SSD
     return config

@@ -69,4 +69,15 @@ def get_config() -> ConfigDict:
     config.retinanet.extra = "P5"
     config.retinanet.sizes = ((12.0, 16.0), (20.0, 28.0), (36.0, 48.0), (64.0, 96.0))
     config.retinanet.training = shortened(1500, 4, 0.01)
+
+    config.yolo.update(size=128, grid=8, hidden=256, dropout=0.2, batch_norm=True, trunk=(
+        ((16, 3, 2),), ((32, 3, 1),), ((64, 3, 1), (64, 3, 1)), ((128, 3, 1), (128, 3, 1))))
+    config.yolo.transforms = ({"name": "scale_translate"},)
+    config.yolo.training = shortened(2000, 16, 0.01)
+
+    config.ssd.update(size=128, width=16, convs=(1, 1, 2, 2, 1), batch_norm=True, extras=((64, 128, 3, 2, 1),))
+    config.ssd.update(scales=(0.15, 0.23, 0.33, 0.45), ratios=((1.6,),) * 3, steps=(8.0, 16.0, 32.0))
+    config.ssd.mean, config.ssd.std = config.backbone.mean, config.backbone.std
+    config.ssd.transforms = ({"name": "iou_crop", "scale": (0.7, 1.0)},)
+    config.ssd.training = shortened(1000, 8, 0.01)
     return config

@@ -30,7 +30,7 @@ def test_loss_gradient_and_detection_lower(name):
 
 
 def test_the_whole_networks_lower():
-    for detector in (ssd.create_ssd300_vgg16(), yolo.create(20)):
+    for detector in (ssd.create_torchvision(90), yolo.create(20)):
         images = jax.ShapeDtypeStruct((1, detector.size, detector.size, 3), np.float32)
         lowers(detector.predict, jax.eval_shape(detector.init, jax.random.key(0)), images,
                jax.ShapeDtypeStruct((1, 2), np.int32))

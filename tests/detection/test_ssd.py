@@ -42,7 +42,7 @@ def tiny(**fields):
     """Three maps of a 64x64 image: 8x8, 4x4 and 2x2 places."""
     given = {"scales": (0.2, 0.35, 0.5, 0.7), "ratios": ((2,), (2, 3), (2,)), "steps": (8, 16, 32),
              "extras": ((8, 16, 3, 2, 1),), "convs": (1, 1, 1, 1, 1), "width": 4}
-    return ssd.create(3, 64, **given | fields)
+    return ssd.create(3, size=64, **given | fields)
 
 
 def batch_of(truths, side=64, seed=0):
@@ -55,8 +55,8 @@ def batch_of(truths, side=64, seed=0):
 # The network
 
 @pytest.mark.parametrize(("detector", "parameters", "boxes"), [
-    (ssd.create(20), 26_285_486, 8732), (ssd.create_ssd300_vgg16(), 35_641_826, 8732),
-    (ssd.create(20, 512), 27_188_676, 24_564)])
+    (ssd.create(20), 26_285_486, 8732), (ssd.create_torchvision(90), 35_641_826, 8732),
+    (ssd.create(20, size=512), 27_188_676, 24_564)])
 def test_parameters_and_default_boxes_are_counted(detector, parameters, boxes):
     variables = jax.eval_shape(detector.init, jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == parameters
@@ -86,13 +86,13 @@ def test_the_paper_s_default_boxes():
 
 def test_default_boxes_are_torchvision_s():
     np.testing.assert_array_equal(DEFAULT_BOXES, GOLDEN["default_boxes"])
-    np.testing.assert_array_equal(ssd.create_ssd300_vgg16().default_boxes()[::61], GOLDEN["ssd300/default_boxes"])
+    np.testing.assert_array_equal(ssd.create_torchvision(90).default_boxes()[::61], GOLDEN["ssd300/default_boxes"])
 
 
 def test_fields_that_do_not_fit_are_refused():
-    with pytest.raises(UserError, match=r"model\.size: found 128, at which scales and ratios"):
-        ssd.create(3, 128)
-    with pytest.raises(UserError, match=r"model\.steps: found 4 values, expected 3: there are 3 maps"):
+    with pytest.raises(UserError, match=r"model\.size': found 128, at which scales and ratios"):
+        ssd.create(3, size=128)
+    with pytest.raises(UserError, match=r"model\.steps': found 4 values, expected 3: there are 3 maps"):
         tiny(steps=(8, 16, 32, 64))
 
 
@@ -191,7 +191,7 @@ def check(found: DetectorOutput, expected, tolerance):
 
 
 def test_detections_are_torchvision_s():
-    detector = tiny(max_detections=60, pre_nms_top_n=40)
+    detector = tiny(test={"max_detections": 60}, pre_nms_top_n=40)
     for i in range(3):
         found = ssd.postprocess(detector, DEFAULT_BOXES, *cases.outputs(i), jnp.array([64, 64]))
         check(found, {key: GOLDEN[f"detections{i}/{key}"] for key in ("boxes", "scores", "labels")}, 1e-4)
@@ -235,7 +235,7 @@ def random_variables(detector):
 
 @pytest.mark.slow
 def test_the_whole_network_s_detections_are_torchvision_s():
-    detector = ssd.create_ssd300_vgg16()
+    detector = ssd.create_torchvision(90)
     canvas, size = detector.preprocess(cases.image(0))
     found = detector.predict(random_variables(detector), canvas[None], size[None])
     height, width = cases.IMAGE_SIZES[0]

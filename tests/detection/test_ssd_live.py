@@ -27,7 +27,7 @@ def theirs():
 
 @pytest.fixture(scope="module")
 def ours():
-    return random_variables(ssd.create_ssd300_vgg16())
+    return random_variables(ssd.create_torchvision(90))
 
 
 def nearest(box, label, boxes, labels):
@@ -40,7 +40,7 @@ def test_detections_of_images_of_three_shapes(theirs, ours, index):
     image = cases.image(index)
     with torch.no_grad():
         expected = theirs([torch.tensor(image).permute(2, 0, 1) / 255])[0]
-    detector = ssd.create_ssd300_vgg16()
+    detector = ssd.create_torchvision(90)
     canvas, size = detector.preprocess(image)
     boxes, scores, classes, mask = (part[0] for part in detector.predict(ours, canvas[None], size[None]))
     assert mask.sum() == len(expected["scores"])
@@ -59,7 +59,7 @@ def test_the_losses_of_a_minibatch(theirs, ours):
     images = [cases.image(i) for i in range(2)]
     truth = [(np.array([[20, 30, 200, 160], [220, 90, 290, 280]], np.float32), np.array([3, 17])),
              (np.zeros((0, 4), np.float32), np.zeros(0, int))]
-    detector = ssd.create_ssd300_vgg16()
+    detector = ssd.create_torchvision(90)
     canvases = np.stack([detector.preprocess(image)[0] for image in images])
     theirs.train()
     losses = theirs([torch.tensor(canvas).permute(2, 0, 1) / 255 for canvas in canvases],

@@ -78,3 +78,15 @@ def test_dtype_and_dropout_reach_the_region_proposal_network_and_sppnet():
     assert jax.dtypes.canonicalize_dtype(rpn.dtype) == jnp.bfloat16
     head = settings.detector_of(config, "sppnet", 3).network.head
     assert (head.dropout, jax.dtypes.canonicalize_dtype(head.dtype)) == (0.25, jnp.bfloat16)
+
+
+def test_transforms_are_checked_and_refused_where_nothing_takes_them():
+    config = tiny_ladder.get_config()
+    config.detectors = ("ssd",)
+    config.ssd.transforms = ({"name": "zoom_in"},)
+    with pytest.raises(UserError, match=r"'ssd\.transforms\[0\]\.name': found 'zoom_in'"):
+        settings.check(config)
+    config.detectors = ("faster_rcnn",)
+    config.faster_rcnn.transforms = ({"name": "zoom_out"},)
+    with pytest.raises(UserError, match=r"'faster_rcnn\.transforms': found 1, but only detectors of one stage"):
+        settings.check(config)

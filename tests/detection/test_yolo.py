@@ -27,8 +27,8 @@ NOTHING = truth(np.zeros((0, 4)), np.zeros(0, int))
 
 
 def tiny(**fields):
-    stages = (((4, 3, 2),), ((8, 3, 1),), ((8, 3, 1),))
-    return yolo.create(3, **{"size": 32, "grid": 2, "stages": stages, "hidden": 16} | fields)
+    trunk = (((4, 3, 2),), ((8, 3, 1),), ((8, 3, 1),))
+    return yolo.create(3, **{"size": 32, "grid": 2, "trunk": trunk, "hidden": 16} | fields)
 
 
 def batch_of(truths, side=32):
@@ -172,7 +172,7 @@ def test_a_detection_by_hand():
     outputs[1, 10:] = 0.8, 0.0, -0.4
     outputs[2, 5:10] = 0.0, 0.0, 0.5, -0.5, 1.0
     outputs[2, 11] = 0.3
-    found = yolo.postprocess(tiny(score_threshold=0.1), outputs.reshape(-1), SIZE)
+    found = yolo.postprocess(tiny(test={"score_threshold": 0.1}), SIZE, outputs.reshape(-1))
     np.testing.assert_array_equal(found.mask[:3], (True, True, False))
     np.testing.assert_allclose(found.scores[:2], (0.4, 0.3), rtol=1e-5)
     np.testing.assert_array_equal(found.classes[:2], (0, 1))
@@ -184,7 +184,7 @@ def test_overlapping_boxes_of_a_class_are_suppressed():
     outputs = np.zeros((4, 13), np.float32)
     outputs[0, :10] = 0.5, 0.5, 0.6, 0.6, 1.0, 0.55, 0.5, 0.6, 0.6, 0.9
     outputs[0, 10] = 1.0
-    found = yolo.postprocess(tiny(), outputs.reshape(-1), SIZE)
+    found = yolo.postprocess(tiny(), SIZE, outputs.reshape(-1))
     assert found.mask.sum() == 1
     assert found.scores[0] == 1
 
@@ -193,11 +193,11 @@ def test_what_is_not_finite_is_not_detected():
     outputs = np.full((4, 13), 0.5, np.float32)
     outputs[0, 0], outputs[1, 4], outputs[2, 10:] = np.nan, np.inf, np.nan
     outputs[3, 5:7] = np.inf
-    found = yolo.postprocess(tiny(), outputs.reshape(-1), SIZE)
+    found = yolo.postprocess(tiny(), SIZE, outputs.reshape(-1))
     assert found.mask.any()
     assert jnp.isfinite(found.boxes).all()
     assert jnp.isfinite(found.scores).all()
-    assert not yolo.postprocess(tiny(), np.full_like(outputs, np.nan).reshape(-1), SIZE).mask.any()
+    assert not yolo.postprocess(tiny(), SIZE, np.full_like(outputs, np.nan).reshape(-1)).mask.any()
 
 
 def test_the_image_is_stretched_to_a_square():

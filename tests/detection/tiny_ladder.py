@@ -23,7 +23,9 @@ def get_config() -> ConfigDict:
     config.faster_rcnn_fpn.update(rpn_batch=16, rois=8)
     config.faster_rcnn_fpn.proposals_train.update(pre_nms_top_n=32, post_nms_top_n=16)
     config.faster_rcnn_fpn.proposals_test.update(pre_nms_top_n=32, post_nms_top_n=16)
+    config.yolo.update(size=64, grid=2, hidden=16, trunk=(((4, 3, 2),), ((8, 3, 1),), ((8, 3, 1),)))
+    config.ssd.update(size=64, width=4, convs=(1, 1, 1, 1, 1), extras=((4, 8, 3, 2, 1),))
     config.pretraining = shortened(10, 8, 0.01)
-    for kind in ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn"):
+    for kind in ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn", "yolo", "ssd"):
         config[kind].training = shortened(10, 8 if kind == "rcnn" else 2, 0.01)
     return config
