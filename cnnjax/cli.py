@@ -316,10 +316,11 @@ def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
-    from cnnjax import classification
+    from cnnjax import classification, detection
     from cnnjax.training import distributed
     from configs import defaults
-    if "detectors" in configs.load(_find(options.config), overrides):
+    config = configs.load(_find(options.config), overrides)
+    if "detectors" in config or config.get("model", {}).get("name") in detection.names():
         _ladder(options, overrides)
         return
     result = classification.train(_load(options, overrides, defaults.classification()), options.workdir)
@@ -430,12 +431,19 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
 def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
     import jax
 
+    from cnnjax import detection
+    from cnnjax.detection import settings
     from configs.ladder import defaults
     from experiments import ladder
     if options.devices is None:             # `train`, which gets here too, was started with two
         with contextlib.suppress(RuntimeError):         # JAX has begun, in a process that is not the command's own
             jax.config.update("jax_num_cpu_devices", 1)
-    ladder.run(_load(options, overrides, defaults.ladder()), options.workdir)
+    config = configs.load(_find(options.config), overrides)
+    if config.get("model", {}).get("name") in detection.names():
+        known = fields.defaults(settings.declared_alone(config))
+        ladder.train(_load(options, overrides, known), options.workdir)
+    else:
+        ladder.run(_load(options, overrides, defaults.ladder()), options.workdir)
 
 
 def _config(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -460,6 +468,10 @@ def fields_of(config: ConfigDict) -> dict[str, Any]:
     if "detectors" in config:
         from cnnjax.detection import settings
         return dict(settings.declared(config))
+    from cnnjax import detection
+    if config.get("model", {}).get("name") in detection.names():
+        from cnnjax.detection import settings
+        return dict(settings.declared_alone(config))
     from cnnjax import classification
     return dict(classification.FIELDS)
 

@@ -1,7 +1,8 @@
-"""The ladder: R-CNN, SPP-net, Fast R-CNN and Faster R-CNN on the same images and backbone, and what each step bought.
+"""The ladder of detectors on the same images and backbone, and what each step bought.
 
-Each detector is a cell of its own in `WORKDIR/cells`, so that a study that was stopped goes on where it was. The report
-is made from the files of the cells alone: `report(workdir)` makes it again without training.
+It is a list of configs of one detector, each a cell of its own in `WORKDIR/cells`, so that a study that was stopped
+goes on where it was. The report is made from the files of the cells alone: `report(workdir)` makes it again without
+training.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
+from cnnjax import config as configs
 from cnnjax import detection
 from cnnjax.config import nearest
 from cnnjax.data import detection as datasets
@@ -46,17 +48,30 @@ def run(config: ConfigDict, workdir: Path, on_eval: OnEval | None = None) -> Non
     """
     check(config)
     with workdirs.claim(workdir, config):
-        data = datasets.load(config.data, config.seed)
-        validation = None
-        if config.data.validation:
-            kept, validation = datasets.hold_out(data.train, config.data.validation, config.seed)
-            data = data._replace(train=kept)
-        keep_data(workdir, data, config.data.validation)
+        data, validation = _load(config, workdir)
         for name in config.detectors:
-            if not (workdir / "cells" / name / "result.json").exists():
-                cell(name, config, data, validation, workdir, on_eval)
+            cell(settings.alone(config, name), data, validation, workdir / "cells" / name, workdir / "cells", on_eval)
         if distributed.is_writer():
             report(workdir)
+
+
+def train(config: ConfigDict, workdir: Path) -> None:
+    """Trains, tests and reports one detector: a ladder of one step, whose workdir is that step's."""
+    settings.check_alone(config)
+    with workdirs.claim(workdir, config):
+        cell(config, *_load(config, workdir), workdir, workdir)
+        if distributed.is_writer():
+            report(workdir)
+
+
+def _load(config: ConfigDict, workdir: Path) -> tuple[DetectionData, DetectionSet | None]:
+    """The data set without the validation images, and those; what there is to say of it is kept and said."""
+    data, validation = datasets.load(config.data, config.seed), None
+    if config.data.validation:
+        kept, validation = datasets.hold_out(data.train, config.data.validation, config.seed)
+        data = data._replace(train=kept)
+    keep_data(workdir, data, config.data.validation)
+    return data, validation
 
 
 def keep_data(workdir: Path, data: DetectionData, validation: int = 0) -> None:
@@ -91,32 +106,39 @@ def check(config: ConfigDict) -> None:
     settings.check(config)
 
 
-def cell(name: str, config: ConfigDict, data: DetectionData, validation: DetectionSet | None, workdir: Path,
+def cell(config: ConfigDict, data: DetectionData, validation: DetectionSet | None, folder: Path, shared: Path,
          on_eval: OnEval | None = None) -> None:
-    """Trains and tests one detector; `result.json` in its folder says that it is done. Of several processes all do so,
-    and one writes."""
-    folder = workdir / "cells" / name
-    detector = settings.detector_of(config, name, len(data.classes))
-    search = Cache(workdir / "proposals", detector.proposals) if detector.needs_proposals else None
-    resumed = folder.exists()
+    """Trains and tests one detector; `result.json` in its folder says that it is done.
+
+    In the folder `shared` lie the proposals and the pre-trained backbone, which serve other detectors too. Of several
+    processes all do so, and one writes.
+    """
+    if (folder / "result.json").exists():
+        return
+    detector = settings.create(config, len(data.classes))
+    search = Cache(shared / "proposals", detector.proposals) if detector.needs_proposals else None
+    resumed = (folder / workdirs.METRICS).exists() or any(folder.glob(f"*/{workdirs.METRICS}"))
     if not (folder / "detector.json").exists():
-        source = pretraining.source(detector, settings.detector_of(config, "rcnn", len(data.classes)),
-                                    config.pretraining, data.train, config.seed, config.data.flip,
-                                    workdir / "cells" / "backbone")
+        source = None
+        if "windows" in config:
+            source = pretraining.backbone(settings.window_classifier(config, len(data.classes)), config.pretraining,
+                                          data.train, config.seed, config.data.flip, shared / "backbone")
+        elif getattr(detector, "pretrained", {}):
+            source = pretraining.trunk(detector.backbone)
         if search is not None:
             _proposals(search, data)            # timed on their own, kept for all
         began = time.perf_counter()
-        training = config[name].training
-        setup = stages.Setup(data.train, training, config.seed, config.data.flip, config.data.jitter,
+        setup = stages.Setup(data.train, config, config.seed, config.data.flip, config.data.jitter,
                              pretraining.init_variables(detector, config.seed, source),
                              lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [],
                              partial(_validate, validation, data.classes, config, search) if validation else None,
-                             config[name].get("transforms", ()))
-        variables = stages.run(stages.stages_of(detector, setup), training, folder, on_eval)
+                             config.transforms)
+        variables = stages.run(stages.stages_of(detector, setup), config, folder, on_eval)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
         if distributed.is_writer():
+            workdirs.write(folder / "config.json", configs.dump(config))
             workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
-            saved.save(folder, name, detector, data.classes, variables)
+            saved.save(folder, config.model.name, detector, data.classes, variables)
     else:
         variables = saved.load(folder).variables
     variables = jax.device_put(variables)
@@ -127,12 +149,12 @@ def cell(name: str, config: ConfigDict, data: DetectionData, validation: Detecti
         found.append(inference.predict(detector, variables, image, search))
     if not distributed.is_writer():
         return
-    _samples(detector, data, found, workdir / "figures" / f"{name}.png")
+    _samples(detector, data, found, folder / "figures" / "detections.png")
     result = {**scores(found, data, config.eleven_points), **json.loads((folder / "training.json").read_text()),
               "title": detector.title,
               "proposals_by": _proposer(detector, found),
               "proposal_seconds": sum(p.seconds for p in _proposals(search, data)) if search is not None else 0.0,
-              "disk_bytes": _disk(folder / "features", workdir / "proposals" if search is not None else None),
+              "disk_bytes": _disk(folder / "features", shared / "proposals" if search is not None else None),
               "hardware": f"{jax.devices()[0].device_kind}, {jax.device_count()} device"}
     workdirs.write(folder / "result.json", workdirs.to_json(result, indent=1) + "\n")
 
@@ -191,8 +213,10 @@ def _samples(detector: Detector, data: DetectionData, found: Sequence[Prediction
 def report(workdir: Path) -> Path:
     """Prints the table of the finished cells of `workdir`, writes the figure, table.md and report.html."""
     config = workdirs.read_config(workdir)
-    paths = {name: workdir / "cells" / name / "result.json" for name in detection.names() if name in config.detectors}
-    results = {name: workdirs.with_nan(json.loads(path.read_text())) for name, path in paths.items() if path.exists()}
+    folders = {config.model.name: workdir} if "model" in config else {
+        name: workdir / "cells" / name for name in detection.names() if name in config.detectors}
+    results = {name: workdirs.with_nan(json.loads((folder / "result.json").read_text()))
+               for name, folder in folders.items() if (folder / "result.json").exists()}
     if not results:
         raise UserError(f"{workdir} has no finished detector to report")
     data = json.loads((workdir / "data.json").read_text())
@@ -201,14 +225,16 @@ def report(workdir: Path) -> Path:
     figure(results, figures / "ladder.png")
     main, classes, recall = table(results), class_table(results), recall_table(results)
     sentences = verdict(results)
-    title = f"The ladder of detectors, {data['train']} images to train, {data['test']} to test"
+    what = next(iter(results.values()))["title"] if "model" in config else "The ladder of detectors"
+    title = f"{what}, {data['train']} images to train, {data['test']} to test"
     parts = [html.paragraph(s) for s in sentences]
     parts += [html.image(figures / "ladder.png", "mAP over seconds an image."), html.table(*main)]
     parts += [html.heading("AP50 of each class, %"), html.table(*classes)]
     parts += [html.heading("Recall of proposals at IoU 0.5, %"), html.table(*recall)]
     for name, result in results.items():
         parts += [html.heading(result["title"]),
-                  html.image(figures / f"{name}.png", "Above the ground truth, below the detections.")]
+                  html.image(folders[name] / "figures" / "detections.png",
+                             "Above the ground truth, below the detections.")]
     parts += data_parts(data)
     parts += [html.heading("Config"), html.code((workdir / "config.json").read_text())]
     workdirs.write(workdir / "table.md", "\n".join(tables.markdown(*t) for t in (main, classes, recall)))

@@ -6,9 +6,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from cnnjax import fields, ops
+from cnnjax import ops
 from cnnjax.detection import backbones, inference, saved, settings
 from cnnjax.detection.proposals import SelectiveSearch, selective_search
 from cnnjax.errors import UserError
@@ -17,21 +16,27 @@ from cnnjax.training import workdir as workdirs
 
 
 def draw(workdir: Path, what: str, image: np.ndarray, roi: Sequence[float] = ()) -> Path:
-    """Draws "anchors", "proposals" or "roi" on an image, by the detectors of the ladder in `workdir`, and writes it
+    """Draws "anchors", "proposals" or "roi" on an image, by the detectors of the run in `workdir`, and writes it
     there. Proposals are those of the first trained network that makes its own, else selective search's.
 
     Raises UserError for a ladder without anchors, and as the pictures do.
     """
     config = workdirs.read_config(workdir)
-    detectors = {name: settings.detector_of(config, name, 1) for name in config.detectors}
+    if "model" in config:
+        detectors = {config.model.name: settings.create(config, 1)}
+        folders = {config.model.name: workdir}
+    else:
+        detectors = {name: settings.detector_of(config, name, 1) for name in config.detectors}
+        folders = {name: workdir / "cells" / name for name in config.detectors}
     if what == "anchors":
         with_anchors = [detector for detector in detectors.values() if hasattr(detector, "anchors")]
         if not with_anchors:
             raise UserError(f"{workdir}: none of its detectors ({', '.join(detectors)}) has anchors")
         picture = anchors_picture(with_anchors[0], image)
     elif what == "proposals":
-        picture = proposals_picture(config, image, [workdir / "cells" / name for name, detector in detectors.items()
-                                                    if not detector.needs_proposals])
+        own = [folders[name] for name, detector in detectors.items() if not detector.needs_proposals]
+        search = next((d.proposals for d in detectors.values() if d.needs_proposals), SelectiveSearch())
+        picture = proposals_picture(search, image, own)
     else:
         picture = rois_picture(next(d for d in detectors.values() if hasattr(d, "backbone")), image, roi)
     path = workdir / "figures" / f"{what}.png"
@@ -57,17 +62,16 @@ def anchors_picture(detector: Any, image: np.ndarray, row: int | None = None, co
     return boxes.draw(canvas, np.asarray(every).reshape(height, width, each, 4)[row, column], colours=colours)
 
 
-def proposals_picture(config: ConfigDict, image: np.ndarray, folders: Sequence[Path] = (), top_n: int = 50,
+def proposals_picture(search: SelectiveSearch, image: np.ndarray, folders: Sequence[Path] = (), top_n: int = 50,
                       ) -> np.ndarray:
     """The first proposals on the image: those of the first detector kept in `folders` that makes its own, else those of
-    selective search by `config.proposals`."""
+    selective search."""
     for folder in folders:
         if (folder / "detector.json").exists():
             detector, _, variables = saved.load(folder)
             proposed = inference.predict(detector, variables, image).proposals
             if len(proposed):
                 return boxes.draw(image, proposed[:top_n], width=1)
-    search = fields.replace(SelectiveSearch(), config.proposals, "proposals.")
     return boxes.draw(image, selective_search(image, search)[:top_n], width=1)
 
 

@@ -21,17 +21,11 @@ def init_variables(detector: Detector, seed: int, source: Variables | None) -> V
     return backbones.transplant(detector.init(jax.random.key(seed)), source or {}, parts)
 
 
-def source(detector: Any, rcnn: RCNN, training: ConfigDict, images: DetectionSet, seed: int, flip: bool,
-           folder: Path) -> Variables | None:
-    """The variables that the detector's `pretrained` parts begin with: `backbone`, or where its backbone is not that of
-    `rcnn`, the classifier in its own `backbone.weights`. None where there is nothing to begin with."""
-    if not getattr(detector, "pretrained", {}):
+def trunk(backbone: Backbone) -> Variables | None:
+    """The trunk of the classifier in `backbone.weights`; None where there are none, and all is trained from scratch."""
+    if not backbone.weights:
         return None
-    if detector.backbone == rcnn.backbone:
-        return backbone(rcnn, training, images, seed, flip, folder)
-    if not detector.backbone.weights:
-        return None
-    return {name: {"trunk": {"net": tree}} for name, tree in _classifier(detector.backbone).items()}
+    return {name: {"trunk": {"net": tree}} for name, tree in _classifier(backbone).items()}
 
 
 def backbone(rcnn: RCNN, training: ConfigDict, images: DetectionSet, seed: int, flip: bool, folder: Path) -> Variables:

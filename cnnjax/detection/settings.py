@@ -1,4 +1,4 @@
-"""Checks of a ladder's config: every field is checked before anything is read or trained."""
+"""Configs of a ladder and of one detector: their fields, and checks before anything is read or trained."""
 
 import dataclasses
 from typing import Any
@@ -11,10 +11,11 @@ from cnnjax import detection, fields
 from cnnjax.data import detection as datasets
 from cnnjax.data.box_transforms import chain
 from cnnjax.data.scatter import SIDES
-from cnnjax.detection import backbones
+from cnnjax.detection import backbones, rcnn, saved
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.postprocess import Postprocess
 from cnnjax.detection.proposals import SelectiveSearch
+from cnnjax.detection.rcnn import RCNN
 from cnnjax.errors import UserError, first_line
 from cnnjax.fields import Field, Fields
 from cnnjax.training import loop
@@ -34,6 +35,8 @@ FIELDS: Fields = {
 """The fields of a ladder's config beside the groups of its detectors and of their training."""
 
 TRAINING: Fields = {name: field for name, field in loop.FIELDS.items() if name != "seed"}
+
+TRANSFORMS = Field((), "augmentation of images and boxes: `cnnjax.data.box_transforms`")
 
 SCATTER = {"data.train_images": "[1, 1000000]", "data.test_images": "[1, 1000000]",
            "data.size": f"[{SIDES[1]}, 8192]"}
@@ -70,52 +73,114 @@ def declared(config: ConfigDict) -> Fields:
             groups[name] = {field: of for field, of in own.items() if field not in ("num_classes", "canvases")}
             groups[name]["training"] = TRAINING
             if "transforms" in config[name]:
-                groups[name]["transforms"] = Field((), "augmentation of images and boxes: `cnnjax.data.box_transforms`")
+                groups[name]["transforms"] = TRANSFORMS
     return {**FIELDS, "pretraining": TRAINING, **groups}
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError naming the field, what was found and what was expected."""
+    """Refuses a ladder's config that cannot be run. Raises UserError naming the field, what was found and what was
+    expected."""
     fields.check_values(config, declared(config))
-    configs.require(config, SCATTER if config.data.source == "scatter" else {})
-    if any(not isinstance(name, str) for name in config.data.classes):
-        raise UserError(f"config field 'data.classes': found {config.data.classes}, expected names")
-    _check_canvases(config.data.canvases)
     for name in detection.names():
         if name in config:                  # those of other detectors are checked too, as any field is
             detector_of(config, name, 1)
     for name in config.detectors:
-        _check_transforms(name, config[name].get("transforms", ()))
-    for phase in ("pretraining", *(f"{name}.training" for name in config.detectors)):
-        group, _, name = phase.partition(".")
-        training = config[group][name] if name else config[group]
-        loop.check(training, f"{phase}.")
-        _check_evaluation(config, phase, training)
-        if training.optimizer.label_smoothing:
-            raise UserError(f"config field '{phase}.optimizer.label_smoothing': found "
-                            f"{training.optimizer.label_smoothing}; no detector smooths its labels, set it to 0")
-    _check_backbone(config)
+        detector, group = detector_of(config, name, 1), config[name]
+        _check_training(group.training, detector, config.data.validation, f"{name}.training.")
+        _check_transforms(group.get("transforms", ()), detector, f"{name}.transforms")
+    _check_data(config)
+    _check_pretraining(config, detector_of(config, "rcnn", 1))
 
 
-def _check_evaluation(config: ConfigDict, phase: str, training: ConfigDict) -> None:
-    """That evaluations before the end, where they are asked for, can be."""
-    if training.eval_every >= training.steps:
-        return
-    name = phase.partition(".")[0]
-    scored = phase != "pretraining" and getattr(detector_of(config, name, 1), "scored_in_training", True)
-    if not config.data.validation or not scored:
+# One detector
+
+WINDOWS = ("side", "context", "fraction", "foreground")
+"""The fields of R-CNN that say on which windows a backbone is pre-trained."""
+
+
+def alone(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one detector of a ladder: its fields in the group `model`, those of its training at the top.
+
+    A detector with the backbone of the ladder begins with its pre-training, one of another backbone with its weights or
+    from scratch.
+    """
+    detector = detector_of(config, name, 1)
+    own = ConfigDict({field: config[field] for field in ("seed", "dtype", "deterministic", "data", "eleven_points")})
+    own.model = {"name": name, **{field: value for field, value in saved.fields_of(detector).items()
+                                  if field not in ("dtype", "canvases")}}
+    own.transforms = config[name].get("transforms", ())
+    if getattr(detector, "pretrained", {}) and detector.backbone == detector_of(config, "rcnn", 1).backbone:
+        own.pretraining = config.pretraining
+        own.windows = {field: config.rcnn[field] for field in WINDOWS}
+    own.update(config[name].training)
+    return own.copy_and_resolve_references()
+
+
+def create(config: ConfigDict, num_classes: int) -> Any:
+    """The detector of a config of one."""
+    default: Any = detection.create(config.model.name, num_classes)
+    known = {field.name for field in dataclasses.fields(default)}
+    shared = {"dtype": config.dtype, "canvases": config.data.canvases}
+    return detection.create(config.model.name, num_classes, **{k: v for k, v in shared.items() if k in known},
+                            **{field: value for field, value in config.model.items() if field != "name"})
+
+
+def window_classifier(config: ConfigDict, num_classes: int) -> RCNN:
+    """The network that is pre-trained for the backbone of a config of one detector."""
+    return rcnn.create(num_classes, backbone=config.model.backbone, dtype=config.dtype, **config.windows)
+
+
+def declared_alone(config: ConfigDict) -> Fields:
+    """All declared fields of a config of one detector. Raises UserError for the name of none."""
+    detector: Any = detection.create(config.model.name, 1)
+    model = {field: of for field, of in fields.of_dataclass(detector).items()
+             if field not in ("num_classes", "dtype", "canvases")}
+    windows = fields.of_dataclass(RCNN(1))
+    pretraining = {"pretraining": TRAINING, "windows": {field: windows[field] for field in WINDOWS}}
+    return {**{name: FIELDS[name] for name in ("seed", "dtype", "deterministic", "data", "eleven_points")}, **TRAINING,
+            "model": {"name": Field(config.model.name, "a detector of `cnnjax.detection`"), **model},
+            "transforms": TRANSFORMS, **(pretraining if "windows" in config else {})}
+
+
+def check_alone(config: ConfigDict) -> None:
+    """Refuses a config of one detector that cannot be run. Raises UserError as `check` does."""
+    fields.check_values(config, declared_alone(config))
+    detector = create(config, 1)
+    _check_training(config, detector, config.data.validation)
+    _check_transforms(config.transforms, detector, "transforms")
+    _check_data(config)
+    if "windows" in config:
+        _check_pretraining(config, window_classifier(config, 1), "model.")
+
+
+# Checks that both have
+
+def _check_training(training: ConfigDict, detector: Any, validation: int, prefix: str = "") -> None:
+    """That it can be run, and evaluated before its end if that is asked for; `detector` is None of a pre-training."""
+    loop.check(training, prefix)
+    if training.optimizer.label_smoothing:
+        raise UserError(f"config field '{prefix}optimizer.label_smoothing': found "
+                        f"{training.optimizer.label_smoothing}; no detector smooths its labels, set it to 0")
+    scored = detector is not None and getattr(detector, "scored_in_training", True)
+    if training.eval_every < training.steps and not (validation and scored):
         why = "there are no validation images: set data.validation" if scored else "what is trained is no detector yet"
-        raise UserError(f"config field '{phase}.eval_every': found {training.eval_every}, under steps = "
+        raise UserError(f"config field '{prefix}eval_every': found {training.eval_every}, under steps = "
                         f"{training.steps}, but {why}")
 
 
-def _check_transforms(name: str, transforms: Any) -> None:
+def _check_data(config: ConfigDict) -> None:
+    configs.require(config, SCATTER if config.data.source == "scatter" else {})
+    if any(not isinstance(name, str) for name in config.data.classes):
+        raise UserError(f"config field 'data.classes': found {config.data.classes}, expected names")
+    _check_canvases(config.data.canvases)
+
+
+def _check_transforms(transforms: Any, detector: Any, name: str) -> None:
     """That they can be made, for a detector whose images can be augmented: nothing that it keeps must follow them."""
-    detector = detection.create(name, 1)
     if transforms and (detector.needs_proposals or hasattr(detector, "stages")):
-        raise UserError(f"config field '{name}.transforms': found {len(transforms)}, but only detectors of one stage "
-                        "without proposals take transforms; set it to ()")
-    chain(transforms, f"{name}.transforms")
+        raise UserError(f"config field {name!r}: found {len(transforms)}, but only detectors of one stage without "
+                        "proposals take transforms; set it to ()")
+    chain(transforms, name)
 
 
 def _check_canvases(canvases: Any) -> None:
@@ -128,18 +193,21 @@ def _check_canvases(canvases: Any) -> None:
         raise UserError("config field 'data.canvases': found (), expected one or more of (height, width)")
 
 
-def _check_backbone(config: ConfigDict) -> None:
-    """That trunk and head can be made, and have what is to be frozen; they are traced, not compiled."""
-    if config.backbone.weights:
-        backbones.weights_path(config.backbone)
+def _check_pretraining(config: ConfigDict, classifier: RCNN, prefix: str = "") -> None:
+    """That a backbone can be pre-trained or its weights are there, and that it has what is to be frozen; its network is
+    traced, not compiled."""
+    _check_training(config.pretraining, None, config.data.validation, "pretraining.")
+    backbone = classifier.backbone
+    if backbone.weights:
+        backbones.weights_path(backbone)
     try:
-        variables = jax.eval_shape(lambda: detector_of(config, "rcnn", 1).init(jax.random.key(0)))
+        variables = jax.eval_shape(lambda: classifier.init(jax.random.key(0)))
     except UserError:
         raise
     except Exception as error:      # whatever a layer raises for sizes that it cannot have
-        raise UserError(f"config field 'backbone': {config.backbone.name} as set cannot be made "
+        raise UserError(f"config field '{prefix}backbone': {backbone.name} as set cannot be made "
                         f"({type(error).__name__}: {first_line(error)[:200]})") from None
     try:
-        states.split(variables["params"], config.backbone.frozen)
+        states.split(variables["params"], backbone.frozen)
     except UserError as error:
-        raise UserError(f"config field 'backbone.frozen': {error}") from None
+        raise UserError(f"config field '{prefix}backbone.frozen': {error}") from None

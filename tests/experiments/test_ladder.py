@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnnjax import cli
 from cnnjax import config as configs
 from cnnjax.data import detection as datasets
 from cnnjax.detection import backbones, detect, pictures, saved, settings
@@ -46,7 +47,7 @@ def test_the_ladder_leaves_a_table_a_figure_and_a_report(ladder_run):
         assert result["image_seconds"]["network"] > 0
         assert (result["image_seconds"]["proposals"] > 0) == (kind != "faster_rcnn")
         assert (result["disk_bytes"] > 0) == (kind != "faster_rcnn")
-        assert (ladder_run / "figures" / f"{kind}.png").stat().st_size > 0
+        assert (ladder_run / "cells" / kind / "figures" / "detections.png").stat().st_size > 0
     table = (ladder_run / "table.md").read_text()
     for title in ("R-CNN", "SPP-net", "Fast R-CNN", "Faster R-CNN", "selective search", "region proposal network"):
         assert f"| {title} |" in table
@@ -138,9 +139,10 @@ def test_pictures_of_anchors_proposals_and_rois(ladder_run, tmp_path):
     assert pictures.rois_picture(faster, image, (10, 10, 30, 40)).any()
     with pytest.raises(UserError, match="has no area"):
         pictures.rois_picture(faster, image, (10, 10, 10, 40))
-    kept = pictures.proposals_picture(config, image, [ladder_run / "cells" / "faster_rcnn"])
+    search = settings.detector_of(config, "rcnn", 10).proposals
+    kept = pictures.proposals_picture(search, image, [ladder_run / "cells" / "faster_rcnn"])
     assert kept.shape == (384, 384, 3)
-    assert (kept != pictures.proposals_picture(config, image)).any()
+    assert (kept != pictures.proposals_picture(search, image)).any()
     workdirs.write(tmp_path / "config.json", configs.dump(config))
     for what in ("anchors", "proposals", "roi"):
         assert pictures.draw(tmp_path, what, image, (10, 10, 30, 40)).stat().st_size > 0
@@ -148,6 +150,38 @@ def test_pictures_of_anchors_proposals_and_rois(ladder_run, tmp_path):
     workdirs.write(tmp_path / "config.json", configs.dump(config))
     with pytest.raises(UserError, match=r"none of its detectors \(rcnn\) has anchors"):
         pictures.draw(tmp_path, "anchors", image)
+
+
+def test_a_detector_alone_is_the_step_of_its_ladder(ladder_run, tmp_path):
+    config = settings.alone(configs.load(TINY), "fast_rcnn")
+    file = tmp_path / "alone.json"
+    file.write_text(configs.dump(config))
+    assert file.read_text() == (ladder_run / "cells" / "fast_rcnn" / "config.json").read_text()
+    workdir = tmp_path / "run"
+    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir)]) == 0
+    for name in ("metrics.jsonl", "config.json", "detector.json"):
+        assert (workdir / name).read_bytes() == (ladder_run / "cells" / "fast_rcnn" / name).read_bytes()
+    results = [json.loads((w / "result.json").read_text()) for w in (workdir, ladder_run / "cells" / "fast_rcnn")]
+    assert results[0]["ap"] == results[1]["ap"]
+    assert "Fast R-CNN, 4 images to train" in (workdir / "report.html").read_text()
+    before = (workdir / "result.json").stat().st_mtime_ns
+    assert cli.main(["train", "--config", str(file), "--workdir", str(workdir)]) == 0
+    assert (workdir / "result.json").stat().st_mtime_ns == before
+    assert pictures.draw(workdir, "proposals", np.zeros((64, 64, 3), np.uint8)).exists()
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("model.rois=0", "'model.rois': found 0"), ("model.backbone.pool=0", "'model.backbone.pool': found 0"),
+    ("model.roi=3", "no field 'model.roi'"), ("steps=0", "'steps': found 0"), ("windows.side=0", "'windows.side'"),
+    ("eval_every=2", "'eval_every': found 2, under steps = 10"), ("model.name=ssd", "lacks the field 'model."),
+    ("optimizer.label_smoothing=0.5", "no detector smooths"), ("data.canvases=()", "'data.canvases'"),
+    ("transforms=({'name':'iou_crop'},)", "'transforms': found 1"), ("pretraining.steps=0", "'pretraining.steps'")])
+def test_a_mistake_in_the_config_of_one_detector_is_named(tmp_path, capsys, override, message):
+    file = tmp_path / "alone.json"
+    file.write_text(configs.dump(settings.alone(configs.load(TINY), "fast_rcnn")))
+    assert cli.main(["train", "--config", str(file), "--workdir", str(tmp_path / "w"), f"--config.{override}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
 
 
 def test_an_image_without_objects_trains_without_box_losses():

@@ -65,7 +65,7 @@ TRAINING = {"steps": ("0", "-1", "1.5"), "batch_size": ("0", "-8"), "log_every":
             "schedule.boundaries": ("(9,7)", "(0,)")}
 
 LADDER = {
-    "detectors": ("()", "('yolo',)", "('rcnn','rcnn')", "(1,)"), "seed": ("-1", "99999999999"), "dtype": ("float16",),
+    "detectors": ("()", "('yolov9',)", "('rcnn','rcnn')", "(1,)"), "seed": ("-1", "99999999999"), "dtype": ("float16",),
     "data.source": ("", "voxel"), "data.on_error": ("ignore", ""), "data.train_images": ("0", "-1", "1.5"),
     "data.test_images": ("0", "-1"), "data.size": ("0", "-64", "8", "1000000", "x"),
     "data.canvases": ("()", "(64,64)", "((64,),)", "((0,64),)", "((-64,64),)", "((64.5,64),)", "((64,64,3),)",

@@ -1,0 +1,15 @@
+"""Faster R-CNN alone on scattered digits, which need no file: minutes on two CPU cores.
+
+    cnnjax train --config configs/detect/scatter.py --workdir runs/faster
+
+Any other detector of a ladder is had alone in the same way.
+"""
+
+from ml_collections import ConfigDict
+
+from cnnjax.detection import settings
+from configs.ladder import scatter
+
+
+def get_config() -> ConfigDict:
+    return settings.alone(scatter.get_config(), "faster_rcnn")
