@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import difflib
+import functools
 import importlib.util
 import json
 import math
@@ -17,8 +18,8 @@ from ml_collections import ConfigDict
 
 from cnnjax.errors import UserError, one_line
 
-PATH_FIELDS = ("data.path", "data.cache", "backbone.weights", "init.weights")
-"""The fields that hold a path, in which `load` expands `~`."""
+PATHS = ("path", "cache", "weights")
+"""The names, in any group, of the fields that hold a path, in which `load` expands `~`."""
 
 
 RENAMED = {
@@ -50,7 +51,7 @@ def cache_directory() -> Path:
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     """The config that `get_config()` of the Python file `path` gives, or the one a JSON file holds, such as a run's
-    config.json, with `a.b=value` overrides set on it and `~` in its `PATH_FIELDS` expanded.
+    config.json, with `a.b=value` overrides set on it and `~` in its PATHS expanded.
 
     Raises UserError for a file that is missing or has no `get_config`, and for an override whose field is unknown or
     whose value is not of the field's type.
@@ -83,11 +84,10 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
         if not equals:
             raise UserError(f"--config.{field}: expected --config.{field}=VALUE")
         set_field(config, field, text)
-    for field in PATH_FIELDS:
-        group, name = field.split(".")
-        value = config[group].get(name) if isinstance(config.get(group), ConfigDict) else None
-        if isinstance(value, str) and value.startswith("~"):
-            config[group][name] = str(user_path(value))
+    for field, value in flatten(config).items():
+        *groups, name = field.split(".")
+        if name in PATHS and isinstance(value, str) and value.startswith("~"):
+            functools.reduce(ConfigDict.__getitem__, groups, config)[name] = str(user_path(value))
     return config
 
 
