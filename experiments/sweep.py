@@ -9,9 +9,7 @@ has in the storage one counts (`current_trials`), so that a sweep neither loses 
 import contextlib
 import copy
 import fcntl
-import functools
 import inspect
-import io
 import json
 import math
 import os
@@ -23,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,18 +32,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from cnnjax import classification, detection, fields
 from cnnjax import config as configs
+from cnnjax import fields
 from cnnjax.errors import Diverged, UserError, first_line
 from cnnjax.fields import Field, Fields
 from cnnjax.reporting import html, search, tables
 from cnnjax.training import loop
-from cnnjax.training import run as runs
 from cnnjax.training import workdir as workdirs
-from cnnjax.training.task import OnEval
-from experiments import ladder, launchers
+from experiments import launchers
 from experiments import space as spaces
 from experiments.space import Space
+from experiments.trainable import check_fields, trainable, training_of
 
 HEARTBEAT, GRACE = 10, 60
 """Seconds between two heartbeats of a trial, and without one after which another worker takes it over."""
@@ -84,76 +81,6 @@ FIELDS: Fields = {
     "launch": Field("", 'options of submitit or Ray, such as "slurm_partition=gpu gpus_per_node=1"'),
 }
 """The fields of the group `sweep` of a config."""
-
-
-class Trainable(NamedTuple):
-    """What a config trains: the score to choose by and which end of it is better, "min" or "max"; and
-    `train(folder, on_eval)`, which tells `on_eval(step, scores)` each evaluation and returns the numbers at the end.
-    """
-
-    best: tuple[str, str]
-    train: Callable[[Path, OnEval], dict[str, Any]]
-
-
-def trainable(config: ConfigDict) -> Trainable:
-    """What a config trains, checked. Raises UserError for a config that cannot be run.
-
-    This, `check_fields` (what can be seen before any data is read) and `training_of` know the kinds of things that are
-    trained.
-    """
-    check_fields(config)
-    if "detectors" in config:
-        return Trainable(("validation_map", "max"), functools.partial(_train_detector, config))
-    dataset = _images(configs.dump(ConfigDict({"data": config.data, "seed": config.seed})))
-    if isinstance(dataset, UserError):
-        raise dataset
-    task = classification.task(config, dataset)
-    assert task.best is not None
-    return Trainable(task.best, lambda folder, on_eval: runs.run(config, folder, task, on_eval=on_eval))
-
-
-def check_fields(config: ConfigDict) -> None:
-    """Raises UserError for a config that cannot be run, or has nothing to choose by."""
-    if "detectors" in config:
-        ladder.check(config)
-        if len(config.detectors) != 1:
-            raise UserError(f"config field 'detectors': found {config.detectors}; a trial of a sweep is one detector")
-        name, = config.detectors
-        if not getattr(detection.create(name, 1), "scored_in_training", True):
-            raise UserError(f"config field 'detectors': found {name!r}, which is no detector before all its stages are "
-                            "done; a sweep needs one that is scored while it is trained")
-    else:
-        classification.check(config)
-        if config.population != 1:
-            raise UserError(f"config field 'population': found {config.population}; a trial of a sweep is one network")
-    if not config.data.validation:
-        raise UserError("config field 'data.validation': found 0; a sweep chooses by a score on images held out of the "
-                        "training split, so set how many")
-
-
-def training_of(config: ConfigDict) -> ConfigDict:
-    """The part of a config that has the steps, the evaluations and the optimizer."""
-    return config[config.detectors[0]].training if "detectors" in config else config
-
-
-def _train_detector(config: ConfigDict, folder: Path, on_eval: OnEval) -> dict[str, Any]:
-    """A ladder of one detector, whose report is not printed; the score is that of the checkpoint that is kept."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        ladder.run(config, folder, on_eval)
-    cell = folder / "cells" / config.detectors[0]
-    result = json.loads((cell / "result.json").read_text())
-    scores = [row["map"] for row in workdirs.read_rows(cell / workdirs.METRICS) if row["split"] == "validation"]
-    return {"validation_map": float(np.nanmax(scores)), "test_map": result["map"], "seconds": result["seconds"]}
-
-
-@functools.lru_cache(1)
-def _images(config: str) -> classification.Images | UserError:
-    """The images of the JSON of a config's `data` and `seed`, or why it cannot be read: looked at once for all trials
-    that share it."""
-    try:
-        return classification.load_data(configs.from_json(config))
-    except UserError as error:
-        return error
 
 
 def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, storage: str | None = None,
@@ -334,6 +261,14 @@ def work(workdir: Path, url: str | None = None, space: Space | Path | None = Non
         if spaces.to_json(space) != kept:
             raise UserError(f"the space of the sweep in {workdir} has changed since it was begun")
     check(config, space)                    # what ails all trials here, such as images that are not there, fails none
+    try:
+        _work(config, space, workdir, study, storage)
+    except optuna.exceptions.StorageInternalError as error:
+        raise UserError(f"the storage of the sweep in {workdir}: {first_line(error.__cause__ or error)}; run the same "
+                        "command again to go on") from error
+
+
+def _work(config: ConfigDict, space: Space, workdir: Path, study: optuna.Study, storage: RDBStorage) -> None:
     waiting = False
     while True:
         current = refill(study, storage, config, space)

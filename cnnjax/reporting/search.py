@@ -141,7 +141,8 @@ def parallel_coordinates(found: Trials, path: Path) -> None:
     norm = Normalize(min(scores), max(scores))
     colours = matplotlib.colormaps["viridis"]
     for i in reversed(range(len(trials))):
-        axis.plot(range(len(columns)), [place[i] for place in places], color=colours(norm(scores[i])), alpha=0.8)
+        axis.plot(range(len(columns)), [place[i] for place in places], "o-", markersize=3, alpha=0.8,
+                  color=colours(norm(scores[i])))
     for x, ticks in enumerate(labels):
         axis.axvline(x, color="black", linewidth=0.8)
         for height, text in ticks:

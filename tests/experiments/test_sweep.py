@@ -24,7 +24,7 @@ from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
 from configs import defaults
 from configs.ladder import defaults as ladder_defaults
-from experiments import launchers, sweep
+from experiments import launchers, sweep, trainable
 from experiments import space as spaces
 from tests import tiny_runs
 from tests.conftest import ROOT, Killed, kill
@@ -381,6 +381,16 @@ def test_pairs_that_cannot_be_run_are_told_and_passed_over(tmp_path, capsys):
     assert (tmp_path / "sweep" / "trials.json").read_bytes() == before
 
 
+def test_a_storage_that_goes_away_is_told_in_one_line(tmp_path, monkeypatch):
+    one = Sweep(tmp_path)
+
+    def lost(*arguments):
+        one.storage.engine.connect().exec_driver_sql("drop table trials")
+    monkeypatch.setattr(sweep, "run_trial", lost)
+    with pytest.raises(UserError, match=r"the storage of the sweep in .*no such table.*; run the same command again"):
+        sweep.work(tmp_path, None, one.space)
+
+
 def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
     config = tiny_runs.sweep("sweep.trials=4", "sweep.sampler=random", "sweep.pruner=none", "data.pad=2")
 
@@ -449,12 +459,12 @@ def test_the_fields_of_sweeps_are_declared():
 
 
 def test_a_score_that_is_no_number_ends_its_trial(tmp_path, monkeypatch):
-    run = sweep.runs.run
+    run = trainable.runs.run
 
     def spoilt(config, folder, *others, **named):
         result = run(config, folder, *others, **named)
         return {**result, "validation_error": float("nan")} if folder.name == "0001" else result
-    monkeypatch.setattr(sweep.runs, "run", spoilt)
+    monkeypatch.setattr(trainable.runs, "run", spoilt)
     config, space = tiny_runs.grid_sweep("steps=10")
     sweep.run(config, space, tmp_path / "sweep")
     trials = sweep.read_trials(tmp_path / "sweep").trials
