@@ -429,7 +429,9 @@ def save_trials(workdir: Path, url: str | None, total: int) -> None:
         rows.append({**attributes.pop("result", {}), "number": index, "state": t.state.name.lower(),
                      "value": t.value if complete else None, "last": t.value, "params": t.params,
                      "intermediate": t.intermediate_values, **attributes})
-    importance = dict(optuna.importance.get_param_importances(study)) if len(values) > 1 else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # that few trials have a conditional field
+        importance = dict(optuna.importance.get_param_importances(study)) if len(values) > 1 else {}
     text = workdirs.to_json({"best": study.user_attrs["best"], "trials": rows, "importance": importance}, indent=1)
     workdirs.write(workdir / "trials.json", text + "\n")
 
