@@ -97,10 +97,11 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
     if workers < 1:
         raise UserError(f"--workers {workers}: expected at least 1")
     begin(config, space, workdir, storage, check(config, space))
+    here = launcher == "local" and workers == 1
     # Another process reads a function from its file; distributions are kept with the study.
-    file = Path(inspect.getfile(inspect.unwrap(space))).absolute() if callable(space) else None
+    file = Path(inspect.getfile(inspect.unwrap(space))).absolute() if callable(space) and not here else None
     options = launchers.options(config.sweep.launch)
-    if launcher == "local" and workers == 1:
+    if here:
         work(workdir, storage, space)
     elif launcher == "local":
         command = [sys.executable, "-m", "experiments.sweep", str(workdir), *([] if file is None else [str(file)])]
