@@ -20,7 +20,7 @@ from jax import lax
 from cnnjax import fields, ops
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables
 from cnnjax.detection.losses import smooth_l1, total_count
-from cnnjax.detection.postprocess import BOX_WEIGHTS, Postprocess
+from cnnjax.detection.postprocess import BOX_WEIGHTS, Postprocess, best_boxes, each_image
 from cnnjax.detection.targets import Truth
 from cnnjax.errors import UserError
 from cnnjax.fields import COUNT, NOT_NEGATIVE, SHARE, setting
@@ -112,7 +112,8 @@ class SSD:
     match_iou: float = setting(0.5, SHARE, "from which a default box is an object")
     negative_ratio: float = setting(3.0, NOT_NEGATIVE, "hard negatives for each positive")
     pre_nms_top_n: int = setting(400, COUNT, "boxes of a class that go into NMS")
-    test: Postprocess = field(default_factory=partial(Postprocess, score_threshold=0.01, nms=0.45, max_detections=200))
+    test: Postprocess = field(default_factory=partial(Postprocess, score_threshold=0.01, nms=0.45, max_detections=200,
+                                                      min_size=-1.0))
     dtype: str = setting("float32", ("float32", "bfloat16"), "of activations")
 
     title: ClassVar[str] = "SSD"
@@ -181,7 +182,7 @@ class SSD:
 def _predict(detector: SSD, variables: Variables, canvases: jax.Array, sizes: jax.Array) -> DetectorOutput:
     apply: Any = detector.network.apply
     logits, deltas = apply(variables, detector._normalise(canvases))
-    return jax.vmap(partial(postprocess, detector, jnp.asarray(detector.default_boxes())))(logits, deltas, sizes)
+    return each_image(partial(postprocess, detector, jnp.asarray(detector.default_boxes())), logits, deltas, sizes)
 
 
 def ssd_targets(default_boxes: jax.Array, truth: Truth, match_iou: float) -> tuple[jax.Array, jax.Array]:
@@ -229,10 +230,7 @@ def postprocess(detector: SSD, default_boxes: jax.Array, logits: jax.Array, delt
     scores = jnp.where(usable & (scores > detector.test.score_threshold), scores, -jnp.inf)  # NaN is over no threshold
     top, index = lax.top_k(scores, min(detector.pre_nms_top_n, len(boxes)))             # (classes, top n)
     candidates, classes = boxes[index].reshape(-1, 4), jnp.repeat(jnp.arange(len(top)), top.shape[1])
-    kept, mask = ops.batched_nms(candidates, top.reshape(-1), classes, detector.test.nms,
-                                 detector.test.max_detections)
-    return DetectorOutput(jnp.where(mask[:, None], candidates[kept], 0), jnp.where(mask, top.reshape(-1)[kept], 0),
-                          jnp.where(mask, classes[kept], 0), mask)
+    return best_boxes(candidates, top.reshape(-1), classes, detector.test)
 
 
 def torch_keys(detector: SSD) -> dict[str, str]:

@@ -18,7 +18,7 @@ from jax import lax
 
 from cnnjax import fields, ops
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
-from cnnjax.detection.postprocess import Postprocess
+from cnnjax.detection.postprocess import Postprocess, best_boxes, each_image
 from cnnjax.detection.targets import Truth
 from cnnjax.fields import NOT_NEGATIVE, setting
 from cnnjax.models.layers import BatchNorm, conv, he_normal
@@ -237,7 +237,7 @@ class YOLO:
 def _predict(detector: YOLO, variables: Variables, canvases: jax.Array) -> DetectorOutput:
     apply: Any = detector.network.apply
     outputs = apply(variables, detector._normalise(canvases))
-    return jax.vmap(partial(postprocess, detector, jnp.asarray(canvases.shape[1:3])))(outputs)
+    return each_image(partial(postprocess, detector, jnp.asarray(canvases.shape[1:3])), outputs)
 
 
 def postprocess(detector: YOLO, size: jax.Array, outputs: jax.Array) -> DetectorOutput:
@@ -245,15 +245,11 @@ def postprocess(detector: YOLO, size: jax.Array, outputs: jax.Array) -> Detector
     cells = Grid.of(outputs, detector.grid, detector.boxes)
     corners = ops.resize_boxes(decode_cells(cells.boxes, detector.grid), size[0], size[1])
     scores = cells.confidence[..., None] * cells.classes[:, None]                       # (S * S, B, C)
-    usable = jnp.isfinite(corners).all(-1)[..., None] & (scores > detector.test.score_threshold)
+    finite = jnp.broadcast_to(jnp.isfinite(corners).all(-1)[..., None], scores.shape)   # before clipping
     boxes, classes = jnp.broadcast_arrays(ops.clip_boxes(corners, size[0], size[1])[..., None, :],
                                           jnp.arange(detector.num_classes)[:, None])
-    boxes, classes, scores = boxes.reshape(-1, 4), classes[..., 0].reshape(-1), scores.reshape(-1)
-    usable = usable.reshape(-1) & (ops.box_area(boxes) > 0)
-    kept, mask = ops.batched_nms(boxes, scores, classes, detector.test.nms,
-                                 detector.test.max_detections, usable)
-    return DetectorOutput(jnp.where(mask[:, None], boxes[kept], 0), jnp.where(mask, scores[kept], 0),
-                          jnp.where(mask, classes[kept], 0), mask)
+    return best_boxes(boxes.reshape(-1, 4), scores.reshape(-1), classes[..., 0].reshape(-1), detector.test,
+                      finite.reshape(-1))
 
 
 def create(num_classes: int, **values: Any) -> YOLO:

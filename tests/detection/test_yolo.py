@@ -177,7 +177,6 @@ def test_a_detection_by_hand():
     np.testing.assert_allclose(found.scores[:2], (0.4, 0.3), rtol=1e-5)
     np.testing.assert_array_equal(found.classes[:2], (0, 1))
     np.testing.assert_allclose(found.boxes[:2], [[110, 10, 150, 46], [0, 37.5, 25, 62.5]], rtol=1e-4)
-    assert not found.boxes[2:].any()
 
 
 def test_overlapping_boxes_of_a_class_are_suppressed():
@@ -195,8 +194,8 @@ def test_what_is_not_finite_is_not_detected():
     outputs[3, 5:7] = np.inf
     found = yolo.postprocess(tiny(), SIZE, outputs.reshape(-1))
     assert found.mask.any()
-    assert jnp.isfinite(found.boxes).all()
-    assert jnp.isfinite(found.scores).all()
+    assert jnp.isfinite(found.boxes[found.mask]).all()
+    assert jnp.isfinite(found.scores[found.mask]).all()
     assert not yolo.postprocess(tiny(), SIZE, np.full_like(outputs, np.nan).reshape(-1)).mask.any()
 
 
