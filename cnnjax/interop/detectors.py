@@ -121,7 +121,8 @@ def _key(detector: Detector, path: tuple[str, ...]) -> str:
 
 def _pooled_channels(path: tuple[str, ...], leaves: Mapping[tuple[str, ...], Any]) -> int | None:
     """Channels of the pooled RoIs that the first fully connected layer flattens; None for other leaves."""
-    return leaves["params", "trunk", "fpn", "output0", "bias"].shape[0] if path[-2:] == ("fc6", "kernel") else None
+    pooled = path[-3:] == ("head", "fc6", "kernel")
+    return leaves["params", "trunk", "fpn", "output0", "bias"].shape[0] if pooled else None
 
 
 def _num_classes(state: Mapping[str, np.ndarray], detector: Any) -> int:

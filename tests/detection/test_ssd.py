@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import ops
+from cnnjax import interop, ops
 from cnnjax.detection import ssd
 from cnnjax.detection.detector import DetectorOutput
 from cnnjax.detection.losses import total_count
@@ -216,27 +216,19 @@ def test_the_image_is_stretched_without_rounding():
     np.testing.assert_allclose(canvas[9, 31, 0], 255 * (0.5 * 31.5 / 16 - 0.5), rtol=1e-5)
 
 
-def random_variables(detector):
-    """The random weights of the golden file, which are made by torchvision's keys."""
-    keys = ssd.torch_keys(detector)
-
-    def leaf(path, shape):
-        names = [part.key for part in path[1:]]
-        if names[-1] == "conv4_scale":
-            key, shape = keys[names[-1]], shape.shape
-        else:
-            key = f"{keys['/'.join(names[:-1])]}.{'weight' if names[-1] == 'kernel' else 'bias'}"
-            shape = [shape.shape[axis] for axis in ((3, 2, 0, 1) if len(shape.shape) == 4 else (0,))]
-        value = cases.weights({key: shape})[key]
-        return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
-    return jax.tree_util.tree_map_with_path(leaf, jax.eval_shape(detector.init, jax.random.key(0)))
+def random_weights():
+    """The random weights of the golden file, by torchvision's keys."""
+    shapes = jax.eval_shape(ssd.create_torchvision(90).init, jax.random.key(0))
+    state = interop.to_torch("ssd300_vgg16", jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes))
+    return cases.weights({key: value.shape for key, value in state.items()})
 
 
 @pytest.mark.slow
 def test_the_whole_network_s_detections_are_torchvision_s():
-    detector = ssd.create_torchvision(90)
+    detector, variables = interop.detector_from_torch("ssd300_vgg16", random_weights())
+    assert detector == ssd.create_torchvision(90)
     canvas, size = detector.preprocess(cases.image(0))
-    found = detector.predict(random_variables(detector), canvas[None], size[None])
+    found = detector.predict(variables, canvas[None], size[None])
     height, width = cases.IMAGE_SIZES[0]
     boxes = ops.resize_boxes(found.boxes[0], height / 300, width / 300)[:50]
     check(DetectorOutput(boxes, *(part[0, :50] for part in found[1:])),

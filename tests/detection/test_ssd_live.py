@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax import ops
+from cnnjax import interop, ops
 from cnnjax.detection import ssd
 from tests.detection import ssd_cases as cases
-from tests.detection.test_ssd import random_variables
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
@@ -26,8 +25,14 @@ def theirs():
 
 
 @pytest.fixture(scope="module")
-def ours():
-    return random_variables(ssd.create_torchvision(90))
+def ours(theirs, tmp_path_factory):
+    """Variables by the way of a file, and back as a strict state dict."""
+    file = tmp_path_factory.mktemp("ssd") / "ssd300.pth"
+    torch.save(theirs.state_dict(), file)
+    variables = interop.from_torch("ssd300_vgg16", file)
+    again = interop.to_torch("ssd300_vgg16", variables)
+    theirs.load_state_dict({key: torch.tensor(value) for key, value in again.items()})
+    return variables
 
 
 def nearest(box, label, boxes, labels):

@@ -65,6 +65,23 @@ def test_weights_that_are_another_s_are_refused_by_their_keys(known, tmp_path):
         interop.from_torch(name, state | {"backbone.fpn.inner_blocks.0.0.bias": np.zeros(7, np.float32)}, **fields)
 
 
+def test_ssd_s_weights_go_there_and_back_and_tell_the_number_of_classes(tmp_path):
+    fields = {"width": 2, "extras": ((4, 4, 3, 2, 1), (4, 4, 3, 2, 1), (4, 4, 3, 1, 0), (4, 4, 3, 1, 0))}
+    shapes = jax.eval_shape(detection.create("ssd300_vgg16", 3, **fields).init, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    given = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    state = interop.to_torch("ssd300_vgg16", given, **fields)
+    assert state["backbone.extra.0.7.1.weight"].shape == (32, 16, 3, 3)
+    assert state["backbone.scale_weight"].shape == (16,)
+    interop.write_safetensors(tmp_path / "ssd.safetensors", state)
+    detector, variables = interop.detector_from_torch("ssd300_vgg16", tmp_path / "ssd.safetensors", **fields)
+    assert detector == detection.create("ssd300_vgg16", 3, **fields)
+    jax.tree.map(np.testing.assert_array_equal, variables, given)
+    del state["backbone.extra.0.7.1.weight"]
+    with pytest.raises(UserError, match=r"not the weights of ssd300_vgg16: missing backbone\.extra\.0\.7\.1\.weight"):
+        interop.from_torch("ssd300_vgg16", state, **fields)
+
+
 def test_a_detector_that_torchvision_has_not_is_refused():
     for function in (interop.from_torch, interop.to_torch):
         with pytest.raises(UserError, match="faster_rcnn has no PyTorch weights to exchange"):
