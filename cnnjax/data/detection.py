@@ -278,6 +278,14 @@ def probe_all(paths: Sequence[Path]) -> list[tuple[tuple[int, int], tuple[int, i
         return list(pool.map(one, paths))
 
 
+@dataclass
+class _Seen:
+    """What is counted of the objects of a split."""
+
+    others: Counter[str] = field(default_factory=Counter)       # of other classes, by name
+    cut: int = 0                                                # boxes that reach far over the image's border
+
+
 def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, split: str,
              chosen: bool) -> DetectionSet:
     """The set of all images that can be read, with their usable boxes of the given classes.
@@ -287,9 +295,7 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
     """
     kept: list[Path] = []
     sizes, objects, upright = [], [], []
-    others: Counter[str] = Counter()
-    cut = 0
-    index = {name: c for c, name in enumerate(classes)}
+    seen, index = _Seen(), {name: c for c, name in enumerate(classes)}
     for entry, probed in zip(entries, probe_all([e.image for e in entries]), strict=True):
         if isinstance(probed, str):
             faults.found(entry.image, probed)
@@ -299,48 +305,58 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
         if entry.size not in (None, size):
             faults.found(entry.image, f"the image is {width}x{height}, its annotation has another size")
             continue
-        rows, areas = [], []
-        for obj in entry.objects:
-            if obj.name and obj.name not in index:
-                others[obj.name] += 1
-                continue
-            box: Any = obj.box
-            if not isinstance(box, str):
-                scale = (width, height, width, height) if entry.relative else (1, 1, 1, 1)
-                given = [side * n for side, n in zip(box, scale, strict=True)]
-                box = usable_box(given, height, width)
-                cut += not isinstance(box, str) and any(abs(a - b) > MOST_CUT for a, b in zip(box, given, strict=True))
-            if isinstance(box, str):
-                faults.found(entry.annotation, f"{obj.name} {box}".strip())
-                continue
-            rows.append((box, index[obj.name], obj.difficult, obj.truncated))
-            areas.append(obj.area)
         kept.append(entry.image)
         sizes.append(size)
-        objects.append(_with_areas(Objects.of(rows), areas))
+        objects.append(_usable_objects(entry, height, width, index, faults, seen))
         upright.append(size == turned)
-    if cut:
-        verbs = ("es reach", "are") if cut > 1 else (" reaches", "is")
-        faults.note(f"split {split!r}: {cut} box{verbs[0]} over the image's border by more than {MOST_CUT} pixels and "
-                    f"{verbs[1]} cut there")
+    _tell(split, seen, classes, chosen, faults)
     reach = [o.boxes.max() for o in objects if len(o.boxes)]
     if reach and max(reach) <= 1 < min(map(min, sizes)):
         faults.note(f"split {split!r}: no box reaches beyond the first pixel: are they shares of the image's sides, as "
                     "only data.source=yolo reads them?")
-    if others and chosen:
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(others.items()))
-        faults.left_out(f"split {split!r}: {_objects(others.total())} of classes that data.classes does not name "
-                        f"({counts})")
-    elif others:
-        for name, count in sorted(others.items()):
-            faults.left_out(f"split {split!r}: {_objects(count)} of {name!r}, which is none of the classes "
-                            f"{', '.join(classes)}")
     return DetectionSet(tuple(p.name for p in kept), np.array(sizes).reshape(-1, 2), tuple(objects),
                         lambda i: read_image(kept[i], upright[i]))
 
 
-def _objects(count: int) -> str:
-    return f"{count} object{'s' * (count != 1)}"
+def _usable_objects(entry: Entry, height: int, width: int, index: Mapping[str, int], faults: Faults,
+                    seen: _Seen) -> Objects:
+    """The objects of an image whose class is in `index` and whose box is one; of the others a fault or a count."""
+    rows, areas = [], []
+    scale = (width, height, width, height) if entry.relative else (1, 1, 1, 1)
+    for obj in entry.objects:
+        if obj.name and obj.name not in index:
+            seen.others[obj.name] += 1
+            continue
+        box: Any = obj.box
+        if not isinstance(box, str):
+            given = [side * n for side, n in zip(box, scale, strict=True)]
+            box = usable_box(given, height, width)
+        if isinstance(box, str):
+            faults.found(entry.annotation, f"{obj.name} {box}".strip())
+            continue
+        seen.cut += any(abs(a - b) > MOST_CUT for a, b in zip(box, given, strict=True))
+        rows.append((box, index[obj.name], obj.difficult, obj.truncated))
+        areas.append(obj.area)
+    return _with_areas(Objects.of(rows), areas)
+
+
+def _tell(split: str, seen: _Seen, classes: Sequence[str], chosen: bool, faults: Faults) -> None:
+    """Notes what was counted of a split."""
+    def objects(count: int) -> str:
+        return f"{count} object{'s' * (count != 1)}"
+
+    if seen.cut:
+        verbs = ("es reach", "are") if seen.cut > 1 else (" reaches", "is")
+        faults.note(f"split {split!r}: {seen.cut} box{verbs[0]} over the image's border by more than {MOST_CUT} pixels "
+                    f"and {verbs[1]} cut there")
+    names = sorted(seen.others.items())
+    if names and chosen:
+        faults.left_out(f"split {split!r}: {objects(seen.others.total())} of classes that data.classes does not name "
+                        f"({', '.join(f'{name} {count}' for name, count in names)})")
+    elif names:
+        for name, count in names:
+            faults.left_out(f"split {split!r}: {objects(count)} of {name!r}, which is none of the classes "
+                            f"{', '.join(classes)}")
 
 
 def _with_areas(objects: Objects, areas: Sequence[float | None]) -> Objects:
