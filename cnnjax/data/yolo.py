@@ -200,7 +200,7 @@ def _object(where: str, words: Sequence[str], names: tuple[str, ...] | None, key
         number, *values = (float(word) for word in words)
     except ValueError:
         return Object("", f"{where}: {' '.join(words)[:60]!r}, expected numbers")
-    if number < 0 or number != int(number) or (names is not None and number >= len(names)):
+    if number < 0 or not number.is_integer() or (names is not None and number >= len(names)):
         return Object("", f"{where}: class {words[0]}, expected 0 to {len(names) - 1 if names else '...'}")
     name = names[int(number)] if names is not None else str(int(number))
     if keypoints:

@@ -155,7 +155,8 @@ def test_an_image_without_a_label_is_without_objects_and_said(tmp_path):
     ("cat 0.5 0.5 0.1 0.1", "'cat 0.5 0.5 0.1 0.1', expected numbers"), ("0 0,5 0,5 0,1 0,1", "expected numbers"),
     ("0 0.5 0.5 0.1", "has 4 numbers"), ("0", "has 1 numbers"), ("0 0.5 0.5 0.1 0.1 0.9", "has 6 numbers"),
     ("0 0.5 0.5 0 0.1", "has no area"), ("0 0.5 nan 0.1 0.1", "are not shares"),
-    ("0 0.5 0.5 -0.005 0.1", "is reversed"), ("0 0.5 0.5 inf 0.1", "are not shares")])
+    ("0 0.5 0.5 -0.005 0.1", "is reversed"), ("0 0.5 0.5 inf 0.1", "are not shares"),
+    ("1e400 0.5 0.5 0.1 0.1", "class 1e400, expected 0 to 1"), ("nan 0.5 0.5 0.1 0.1", "class nan, expected 0 to 1")])
 def test_a_broken_row_is_skipped_and_listed_and_the_others_are_kept(tmp_path, row, reason):
     standard(tmp_path, f"{row}\n{ROW}")
     assert reason in (line := refusal(tmp_path))
