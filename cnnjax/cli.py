@@ -504,6 +504,15 @@ def _no_config(verb: str, overrides: list[str]) -> None:
 
 def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
+    if (options.workdir / "detector.json").exists() and (options.workdir / "config.json").exists():
+        from experiments import ladder
+        _no_config("eval of a detector", overrides)
+        if options.split != "test" or options.step is not None:
+            raise UserError("eval of a detector: is on its test images, and of the checkpoint that it kept; leave out "
+                            "--split and --step")
+        result = ladder.evaluate(options.workdir)
+        print(f"test mAP {100 * result['map']:.2f} %, COCO AP {100 * result['coco']['AP']:.2f} %")
+        return
     row = classification.evaluate(options.workdir, options.split, options.step, overrides)
     print(f"{row['split']} error {100 * row['error']:.2f} %, loss {row['loss']:.4f}, step {row['step']}")
     print(f"report: {classification.report(options.workdir, options.split, options.step, overrides)}")
@@ -512,7 +521,7 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
 def _report(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.training import workdir as workdirs
     config = workdirs.read_config(options.folder)
-    if "study" in config or "sweep" in config or "detectors" in config:
+    if "study" in config or "sweep" in config or "detectors" in config or (options.folder / "detector.json").exists():
         from experiments import depth, ladder, sweep
         part = depth if "study" in config else sweep if "sweep" in config else ladder
         _no_config("report", overrides)

@@ -64,6 +64,21 @@ def train(config: ConfigDict, workdir: Path) -> None:
             report(workdir)
 
 
+def evaluate(workdir: Path) -> dict[str, Any]:
+    """What `result.json` holds of the detector that `train`, or a ladder's cell, left in `workdir`, measured again on
+    its test images; the report is made again too. Raises UserError where the data has other classes now."""
+    config, (detector, classes, variables) = workdirs.read_config(workdir), saved.load(workdir)
+    with workdirs.claim(workdir, config):
+        data, _ = _load(config, workdir)
+        if data.classes != classes:
+            raise UserError(f"{workdir}: the detector knows {', '.join(classes)}, the data has "
+                            f"{', '.join(data.classes)}")
+        shared = workdir if (workdir / "proposals").exists() else workdir.parent
+        _test(config, data, workdir, shared, detector, variables)
+        report(workdir)
+    return json.loads((workdir / "result.json").read_text())
+
+
 def _load(config: ConfigDict, workdir: Path) -> tuple[DetectionData, DetectionSet | None]:
     """The data set without the validation images, and those; what there is to say of it is kept and said."""
     data, validation = datasets.load(config.data, config.seed), None
@@ -141,6 +156,13 @@ def cell(config: ConfigDict, data: DetectionData, validation: DetectionSet | Non
             saved.save(folder, config.model.name, detector, data.classes, variables)
     else:
         variables = saved.load(folder).variables
+    _test(config, data, folder, shared, detector, variables)
+
+
+def _test(config: ConfigDict, data: DetectionData, folder: Path, shared: Path, detector: Any, variables: Variables,
+          ) -> None:
+    """Writes `result.json`, the scores and times of a trained detector on the test images, and a picture of some."""
+    search = Cache(shared / "proposals", detector.proposals) if detector.needs_proposals else None
     variables = jax.device_put(variables)
     found = []
     for i in range(len(data.test)):

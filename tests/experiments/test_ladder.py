@@ -164,6 +164,12 @@ def test_a_detector_alone_is_the_step_of_its_ladder(ladder_run, tmp_path):
     results = [json.loads((w / "result.json").read_text()) for w in (workdir, ladder_run / "cells" / "fast_rcnn")]
     assert results[0]["ap"] == results[1]["ap"]
     assert "Fast R-CNN, 4 images to train" in (workdir / "report.html").read_text()
+    for again in (["report", str(workdir)], ["eval", "--workdir", str(workdir)]):
+        (workdir / "report.html").unlink()
+        assert cli.main(again) == 0
+        assert (workdir / "report.html").exists()
+    assert json.loads((workdir / "result.json").read_text())["ap"] == results[0]["ap"]
+    assert cli.main(["eval", "--workdir", str(workdir), "--split", "train"]) == 2
     before = (workdir / "result.json").stat().st_mtime_ns
     assert cli.main(["train", "--config", str(file), "--workdir", str(workdir)]) == 0
     assert (workdir / "result.json").stat().st_mtime_ns == before
