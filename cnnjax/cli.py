@@ -316,11 +316,11 @@ def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
-    from cnnjax import classification, detection
+    from cnnjax import classification
     from cnnjax.training import distributed
     from configs import defaults
     config = configs.load(_find(options.config), overrides)
-    if "detectors" in config or config.get("model", {}).get("name") in detection.names():
+    if "detectors" in config or _is_detector(config):
         _ladder(options, overrides)
         return
     result = classification.train(_load(options, overrides, defaults.classification()), options.workdir)
@@ -328,6 +328,13 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> None:
           f"{result['images_per_second']:.0f} images/s; {options.workdir}")
     if "members" not in result and distributed.is_writer():
         print(f"report: {classification.report(options.workdir)}")
+
+
+def _is_detector(config: ConfigDict) -> bool:
+    """Whether a config trains one detector: its group `model` has the name of one."""
+    from cnnjax import detection
+    model = config.get("model")
+    return isinstance(model, ConfigDict) and model.get("name") in detection.names()
 
 
 def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -431,7 +438,6 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
 def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
     import jax
 
-    from cnnjax import detection
     from cnnjax.detection import settings
     from configs.ladder import defaults
     from experiments import ladder
@@ -439,7 +445,7 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
         with contextlib.suppress(RuntimeError):         # JAX has begun, in a process that is not the command's own
             jax.config.update("jax_num_cpu_devices", 1)
     config = configs.load(_find(options.config), overrides)
-    if config.get("model", {}).get("name") in detection.names():
+    if _is_detector(config):
         known = fields.defaults(settings.declared_alone(config))
         ladder.train(_load(options, overrides, known), options.workdir)
     else:
@@ -468,8 +474,7 @@ def fields_of(config: ConfigDict) -> dict[str, Any]:
     if "detectors" in config:
         from cnnjax.detection import settings
         return dict(settings.declared(config))
-    from cnnjax import detection
-    if config.get("model", {}).get("name") in detection.names():
+    if _is_detector(config):
         from cnnjax.detection import settings
         return dict(settings.declared_alone(config))
     from cnnjax import classification

@@ -80,8 +80,8 @@ def test_an_unknown_source_names_the_nearest(name, near):
 
 
 def test_an_unknown_source_without_a_neighbour_names_all():
-    assert _error(source="qqqqqq") == ("data.source: unknown source 'qqqqqq'; known are digits, folder, idx, tar and "
-                                       "every name of TFDS")
+    assert _error(source="qqqqqq") == ("data.source: unknown source 'qqqqqq'; known are csv, digits, folder, "
+                                       "huggingface, idx, tar and every name of TFDS")
 
 
 # ----- idx files
