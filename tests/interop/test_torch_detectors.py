@@ -34,6 +34,7 @@ def test_there_and_back(known):
     name, fields, state = known
     detector, variables = interop.detector_from_torch(name, state, **fields)
     assert detector.num_classes == 3
+    assert interop.torch_fields(name) == {}
     again = interop.to_torch(name, variables)
     assert again.keys() == state.keys()
     for key, value in state.items():
