@@ -153,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     group = sub.add_argument_group("the detector: one that a ladder trained, or torchvision's weights by name")
     group.add_argument("--workdir", type=user_path, metavar="DIR", help="of the detector: runs/ladder/cells/NAME")
     group.add_argument("--model", metavar="NAME", help="of the detector of --weights: fasterrcnn_resnet50_fpn, "
-                       "retinanet_resnet50_fpn")
+                       "retinanet_resnet50_fpn, ssd300_vgg16")
     group.add_argument("--weights", type=user_path, metavar="FILE", help="of torchvision (.pth, .safetensors)")
     group.add_argument("--classes", type=user_path, metavar="FILE", help="their names, one a line, or JSON; default: "
                        "COCO's where they are as many")
