@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from cnnjax import config as configs
 from cnnjax import data as datasets
 from cnnjax import fields, networks
-from cnnjax.data import augment, feed, streaming, transforms
+from cnnjax.data import augment, batching, streaming, transforms
 from cnnjax.errors import UserError, first_line
 from cnnjax.evaluation.classification import confident_mistakes
 from cnnjax.fields import Field, Fields
@@ -95,13 +95,13 @@ class Classifier:
                 flip=self.config.data.flip, shard=shard, shards=shards))
         if self._fits("train"):
             return OnDevice({"image": np.asarray(train.images), "label": train.labels})
-        return Stream(lambda step, shard, shards: feed.stream(train, key, size, step, shard=shard, shards=shards))
+        return Stream(lambda step, shard, shards: batching.stream(train, key, size, step, shard=shard, shards=shards))
 
     def get_batch(self, data: Any, key: jax.Array, step: jax.Array, shard: jax.Array, shards: int) -> Any:
         """Images and labels of a device, shuffled by epoch, cropped, flipped and normalised."""
         size = self.config.batch_size
         if not self.config.data.streamed and self._fits("train"):
-            data = augment.take(data, stream(key, "order"), step, size, shard=shard, shards=shards)
+            data = augment.get_batch(data, stream(key, "order"), step, size, shard=shard, shards=shards)
         first, label = shard * (size // shards), data["label"]
         key = jax.random.fold_in(stream(key, "augment"), step)
         crop_key, flip_key = jax.random.split(key)
@@ -166,14 +166,14 @@ class Classifier:
         return {}
 
     def _fits(self, split: str) -> bool:
-        return feed.fits(getattr(self.dataset, split))
+        return batching.fits(getattr(self.dataset, split))
 
     def _batches(self, split: str) -> Iterator[Any]:
         if split in self._kept:
             yield from self._kept[split]
             return
         images, data, size = getattr(self.dataset, split), self.config.data, self.config.batch_size
-        batches = feed.evaluation_batches(images, size) if not data.streamed else streaming.evaluation_batches(
+        batches = batching.evaluation_batches(images, size) if not data.streamed else streaming.evaluation_batches(
             images, size, data.image_size, ten_crop=data.ten_crop, on_error=data.on_error)
         placed: Iterator[Any] = (steps.place(steps.local_share(batch)) for batch in batches)
         if not data.streamed and self._fits(split):

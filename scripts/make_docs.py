@@ -39,7 +39,7 @@ def name(command: str) -> str:
 def detection_pictures() -> None:
     """An image of the embedded set, and `LOOKS` at it: they read the config of a ladder alone, so none is trained."""
     from cnnjax import cli, config
-    from cnnjax.data.scatter import scatter
+    from cnnjax.data.synthetic_digits import scatter
     from cnnjax.reporting import boxes
     from configs.ladder import scatter as ladder
 

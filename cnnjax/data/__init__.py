@@ -1,6 +1,6 @@
 """Images for classification: where they come from, how they reach the device, how they are augmented there.
 
-`load(config.data, seed)` reads a source by name into a `Dataset`; `cnnjax.data.feed` brings it to the device and
+`load(config.data, seed)` reads a source by name into a `Dataset`; `cnnjax.data.batching` brings it to the device and
 `cnnjax.data.augment` shuffles, crops and flips inside the training step.
 """
 

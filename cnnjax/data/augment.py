@@ -72,15 +72,15 @@ def batch_indices(key: jax.Array, step: int | jax.Array, batch_size: int, n: int
     return stream_indices(key, start + jnp.arange(part, dtype=jnp.uint32), n)
 
 
-def take(resident: dict[str, Any], key: jax.Array, step: int | jax.Array, batch_size: int, *,
-         shard: int | jax.Array = 0, shards: int = 1) -> dict[str, jax.Array]:
-    """The batch of `step` from arrays that live on the device (`cnnjax.data.feed.resident`), any names, rows first.
+def get_batch(arrays: dict[str, Any], key: jax.Array, step: int | jax.Array, batch_size: int, *,
+              shard: int | jax.Array = 0, shards: int = 1) -> dict[str, jax.Array]:
+    """The batch of `step` from arrays on the device (`cnnjax.data.batching.on_device`), of any names, rows first.
 
     Costs the gather of the rows and some integer operations an image. See `batch_indices` for shards.
     """
-    n = len(resident["label"])
+    n = len(arrays["label"])
     rows = batch_indices(key, step, batch_size, n, shard=shard, shards=shards)
-    return {name: array[rows] for name, array in resident.items()}
+    return {name: array[rows] for name, array in arrays.items()}
 
 
 def pad_crop(images: jax.Array, key: jax.Array, pad: int = 4, *, first: int | jax.Array = 0) -> jax.Array:

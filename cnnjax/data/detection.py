@@ -121,12 +121,12 @@ def load(config: Any, seed: int) -> DetectionData:
     UserError for an unknown source, a missing path or split, a split without an object that counts, and, with
     `on_error="stop"`, the first fault.
     """
-    from cnnjax.data import scatter, voc_tfds  # they import this module
+    from cnnjax.data import synthetic_digits, voc_tfds  # they import this module
 
     if config.source == "scatter":
-        train = scatter.scatter("train", config.train_images, config.size, seed)
-        test = scatter.scatter("test", config.test_images, config.size, seed)
-        return DetectionData(train, test, scatter.CLASSES)
+        train = synthetic_digits.generate("train", config.train_images, config.size, seed)
+        test = synthetic_digits.generate("test", config.test_images, config.size, seed)
+        return DetectionData(train, test, synthetic_digits.CLASSES)
     faults = Faults(config.on_error)
     split: dict[str, tuple[str, ...]] = {}
     source, notes = formats.resolve(config.source, config.path, "detect")

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from cnnjax.data import augment, folders, formats, statistics, tfds
+from cnnjax.data.batching import Batch, Prefetch
 from cnnjax.data.crops import Done, Files, Recipe, Task, TfdsRecords, work
-from cnnjax.data.feed import Batch, Prefetch
 from cnnjax.data.holdout import TEST_SHARE
 from cnnjax.errors import UserError
 

@@ -10,7 +10,7 @@ from cnnjax import config as configs
 from cnnjax import detection, fields
 from cnnjax.data import detection as datasets
 from cnnjax.data.box_transforms import chain
-from cnnjax.data.scatter import SIDES
+from cnnjax.data.synthetic_digits import SIDES
 from cnnjax.detection import backbones, rcnn, saved
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.postprocess import Postprocess

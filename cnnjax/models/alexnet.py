@@ -14,7 +14,7 @@ import numpy as np
 
 from cnnjax.errors import UserError
 from cnnjax.models.layers import conv, he_normal
-from cnnjax.models.tap import tap
+from cnnjax.models.sow_feature import sow_feature
 from cnnjax.ops.conv import conv_general_dilated
 
 
@@ -118,7 +118,7 @@ class AlexNet(nn.Module):
             name = f"conv{number}"
             x = conv(self.filters[number - 1], kernel, use_bias=True, kernel_init=kernel_init, bias_init=bias_init,
                      dtype=self.dtype, name=name, **fields)(x)
-            stages[name] = tap(self, name, nn.relu(x))
+            stages[name] = sow_feature(self, name, nn.relu(x))
             return stages[name]
 
         def pool(x: jax.Array) -> jax.Array:
@@ -139,7 +139,7 @@ class AlexNet(nn.Module):
         x = pool(x)                                                             # 6x6
         if self.pool_to is not None:
             x = adaptive_mean(x, self.pool_to)
-        stages["pool5"] = x = tap(self, "pool5", x)
+        stages["pool5"] = x = sow_feature(self, "pool5", x)
         if features:
             return stages
 

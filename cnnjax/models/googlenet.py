@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from cnnjax.errors import UserError
 from cnnjax.models.alexnet import adaptive_mean, local_response_norm
 from cnnjax.models.layers import BatchNorm, conv
-from cnnjax.models.tap import tap
+from cnnjax.models.sow_feature import sow_feature
 
 
 class Widths(NamedTuple):
@@ -157,7 +157,7 @@ class GoogLeNet(nn.Module):
             x = norm(unit(x, 64, 3, 1, "conv1"))
         x = unit(x, 64, 1, 1, "conv2_reduce")
         x = norm(unit(x, 192, 3, 1, "conv2"))
-        stages = {"stem": tap(self, "stem", x)}
+        stages = {"stem": sow_feature(self, "stem", x)}
         x = max_pool(stages["stem"], 3, 2)                                      # 28x28
         for name, widths in MODULES.items():
             if name == "4a":
@@ -166,7 +166,7 @@ class GoogLeNet(nn.Module):
                 x = max_pool(x, self.pool4, 2)                                  # 7x7
             x = Inception(widths, self.large_kernel, self.batch_norm, self.bn_axis_name, self.dtype,
                           name=f"inception{name}")(x, train=train)
-            stages[name] = x = tap(self, name, x)
+            stages[name] = x = sow_feature(self, name, x)
         if features:
             return stages
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from cnnjax.errors import UserError
 from cnnjax.models.layers import conv
-from cnnjax.models.tap import tap
+from cnnjax.models.sow_feature import sow_feature
 from cnnjax.ops.conv import conv_general_dilated
 
 C3_TABLE = ((0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5), (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5),
@@ -124,7 +124,7 @@ class LeNet5(nn.Module):
         stages = {}
 
         def squash(name: str, x: jax.Array) -> jax.Array:
-            stages[name] = tap(self, name, scaled_tanh(x))
+            stages[name] = sow_feature(self, name, scaled_tanh(x))
             return stages[name]
 
         def convolve(name: str, x: jax.Array, filters: int) -> jax.Array:
@@ -134,7 +134,7 @@ class LeNet5(nn.Module):
         def subsample(name: str, x: jax.Array) -> jax.Array:
             if self.pooling == "trainable":
                 return squash(name, Subsampling(name=name)(x))
-            stages[name] = tap(self, name, nn.avg_pool(x, (2, 2), (2, 2)))
+            stages[name] = sow_feature(self, name, nn.avg_pool(x, (2, 2), (2, 2)))
             return stages[name]
 
         x = squash("C1", convolve("C1", x, 6))                                             # (N, 28, 28, 6)

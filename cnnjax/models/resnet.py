@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax.models.layers import BatchNorm, conv
-from cnnjax.models.tap import tap
+from cnnjax.models.sow_feature import sow_feature
 
 
 class Block(nn.Module):
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
         if self.stem == "imagenet":
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
-        stages = {"stem": tap(self, "stem", x)}
+        stages = {"stem": sow_feature(self, "stem", x)}
         x = stages["stem"]
         for s, count in enumerate(self.blocks):
             for b in range(count):
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
                 x = Block(self.width * 2**s, stride, self.bottleneck, self.residual, self.shortcut, self.zero_init,
                           self.stride_in_3x3, self.norm_epsilon, self.bn_axis_name, self.dtype,
                           name=f"stage{s + 1}_block{b + 1}")(x, train=train)
-            stages[f"stage{s + 1}"] = x = tap(self, f"stage{s + 1}", x)
+            stages[f"stage{s + 1}"] = x = sow_feature(self, f"stage{s + 1}", x)
         if features:
             return stages
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from cnnjax.models.alexnet import FullyConnected, adaptive_mean
 from cnnjax.models.layers import BatchNorm, conv, he_normal
-from cnnjax.models.tap import tap
+from cnnjax.models.sow_feature import sow_feature
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Convolutions of the five stages by depth: columns A, B, D and E of table 1."""
@@ -55,11 +55,11 @@ class VGG(nn.Module):
                 if self.batch_norm:
                     x = BatchNorm(self.bn_axis_name, name=f"norm{s}_{c}")(x, train=train)
                 x = nn.relu(x)
-            stages[f"conv{s}"] = x = tap(self, f"conv{s}", x)
+            stages[f"conv{s}"] = x = sow_feature(self, f"conv{s}", x)
             x = nn.max_pool(x, (2, 2), (2, 2), "SAME" if self.pool_ceil else "VALID")
         if self.pool_to is not None:
             x = adaptive_mean(x, self.pool_to)
-        stages["pool5"] = x = tap(self, "pool5", x)                             # (N, 7, 7, 512)
+        stages["pool5"] = x = sow_feature(self, "pool5", x)                             # (N, 7, 7, 512)
         if features:
             return stages
 

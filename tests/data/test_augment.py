@@ -69,7 +69,7 @@ def test_a_batch_may_be_larger_than_the_set():
 
 def test_take_gathers_images_and_labels_of_the_same_rows():
     resident = {"image": jnp.arange(20, dtype=jnp.uint8).reshape(20, 1, 1, 1), "label": jnp.arange(20)}
-    batch = jax.jit(lambda step: augment.take(resident, KEY, step, 6))(4)
+    batch = jax.jit(lambda step: augment.get_batch(resident, KEY, step, 6))(4)
     assert batch["image"].shape == (6, 1, 1, 1)
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
     np.testing.assert_array_equal(batch["label"], augment.batch_indices(KEY, 4, 6, 20))

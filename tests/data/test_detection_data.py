@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax.data import detection, scatter
+from cnnjax.data import detection, synthetic_digits
 from cnnjax.data.detection import Batches, DetectionSet, Objects
 from cnnjax.errors import UserError
 
@@ -205,19 +205,19 @@ def test_a_split_without_an_object_is_refused_before_anything_is_trained(tmp_pat
 
 
 def test_scattered_digits_are_the_seed_s_and_lie_inside():
-    a, b = (scatter.scatter("train", 6, 96, seed) for seed in (3, 3))
-    other = scatter.scatter("train", 6, 96, 4)
+    a, b = (synthetic_digits.generate("train", 6, 96, seed) for seed in (3, 3))
+    other = synthetic_digits.generate("train", 6, 96, 4)
     for i in range(6):
         np.testing.assert_array_equal(a.read(i), b.read(i))
         boxes = a.objects[i].boxes
-        assert 1 <= len(boxes) <= scatter.MOST
+        assert 1 <= len(boxes) <= synthetic_digits.MOST
         assert (boxes >= 0).all()
         assert (boxes <= 96).all()
         sides = (boxes[:, 2:] - boxes[:, :2]).max(1)
-        assert (sides >= scatter.SIDES[0] - 1).all()
-        assert (sides <= scatter.SIDES[1]).all()
+        assert (sides >= synthetic_digits.SIDES[0] - 1).all()
+        assert (sides <= synthetic_digits.SIDES[1]).all()
     assert any((a.read(i) != other.read(i)).any() for i in range(6))
-    assert (a.read(0) != scatter.scatter("test", 1, 96, 3).read(0)).any()
+    assert (a.read(0) != synthetic_digits.generate("test", 1, 96, 3).read(0)).any()
 
 
 def coloured(sizes, objects=1):

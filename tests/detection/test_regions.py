@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
 from cnnjax import fields, ops
-from cnnjax.data import scatter
+from cnnjax.data import synthetic_digits
 from cnnjax.data.detection import Objects
 from cnnjax.detection import rcnn, sppnet, stages
 from cnnjax.detection.backbones import DenseHead, Small, Trunk
@@ -27,7 +27,7 @@ SEARCH = SelectiveSearch(side=96, min_size=6, max_proposals=200)
 
 
 def test_selective_search_finds_the_digits_and_is_kept(tmp_path):
-    data = scatter.scatter("train", 3, 96, 0)
+    data = synthetic_digits.generate("train", 3, 96, 0)
     search = Cache(tmp_path, SEARCH)
     kept = search.all(data.read(i) for i in range(3))
     assert proposal_recall([p.boxes for p in kept], data.objects, (200,))[200] > 0.8
@@ -73,7 +73,7 @@ def test_labels_of_windows_by_hand():
 
 
 def test_batches_of_windows_have_their_share_of_foreground():
-    data = scatter.scatter("train", 4, 64, 0)
+    data = synthetic_digits.generate("train", 4, 64, 0)
     settings = ConfigDict({"side": 16, "context": 2, "fraction": 0.25, "foreground": 0.5})
     windows = rcnn.Windows(data, rcnn.random_windows(data, 0), settings, (0, 0, 0), 16, 0, flip=True)
     a, b = windows(3), windows(3)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cnnjax import classification, models
-from cnnjax.data import scatter
+from cnnjax.data import synthetic_digits
 from cnnjax.detection import backbones, pretraining, settings
 from cnnjax.errors import UserError
 from cnnjax.interop import to_torch
@@ -30,7 +30,7 @@ def config_of(weights, **backbone):
 
 
 def begin(config, folder):
-    images = scatter.scatter("train", 1, 64, 0)
+    images = synthetic_digits.generate("train", 1, 64, 0)
     return backbones.flat(pretraining.backbone(settings.detector_of(config, "rcnn", 2), config.pretraining, images, 0,
                                                False, folder))
 

@@ -10,7 +10,7 @@ from PIL import Image
 from cnnjax import cli
 from cnnjax.errors import UserError
 from cnnjax.reporting import dataset
-from tests.data import test_coco, test_voc, test_yolo
+from tests.data import test_coco, test_voc, test_yolo_labels
 from tests.data.test_folders import _array, _png
 
 
@@ -80,7 +80,7 @@ def test_the_verb_prints_and_writes_what_was_found(tmp_path, capsys):
 
 
 def test_a_file_of_the_user_s_is_not_written_over(tmp_path, capsys):
-    test_yolo.standard(tmp_path / "set")
+    test_yolo_labels.standard(tmp_path / "set")
     test_voc.picture(tmp_path / "photo.png")
     before = (tmp_path / "photo.png").read_bytes()
     assert cli.main(["data", str(tmp_path / "set"), "--out", str(tmp_path / "photo.png")]) == 2
@@ -90,7 +90,7 @@ def test_a_file_of_the_user_s_is_not_written_over(tmp_path, capsys):
 
 def test_the_format_and_task_may_be_named(tmp_path, classes):
     test_coco.standard(tmp_path / "both")
-    test_yolo.standard(tmp_path / "both")
+    test_yolo_labels.standard(tmp_path / "both")
     with pytest.raises(UserError, match="annotations of several formats, coco, yolo"):
         dataset.survey(str(tmp_path / "both"))
     assert dataset.survey(str(tmp_path / "both"), source="coco").source == "coco"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cnnjax.errors import UserError
 from cnnjax.models import create
-from cnnjax.models.tap import tap
+from cnnjax.models.sow_feature import sow_feature
 from cnnjax.reporting.look import first_kernel, grad_cam, run_look, stages, tile
 
 
@@ -17,8 +17,8 @@ class Toy(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train=False, features=False):
-        z = tap(self, "z", nn.relu(x))
-        a = tap(self, "a", z * 2)
+        z = sow_feature(self, "z", nn.relu(x))
+        a = sow_feature(self, "a", z * 2)
         return {"z": z, "a": a} if features else a.mean((1, 2))
 
 

@@ -210,7 +210,7 @@ def test_a_streamed_set_gives_the_run_of_a_resident_one(tmp_path, tiny, monkeypa
     config = tiny("model.blocks=(1,)", "steps=5", "log_every=1", "eval_every=5", "optimizer.learning_rate=0.001",
                   "schedule.boundaries=()")
     classification.train(config, tmp_path / "resident")
-    monkeypatch.setattr(classification.feed, "fits", lambda images: False)
+    monkeypatch.setattr(classification.batching, "fits", lambda images: False)
     classification.train(config, tmp_path / "streamed")
     ours, theirs = (workdirs.read_rows(tmp_path / name / workdirs.METRICS) for name in ("streamed", "resident"))
     assert len(ours) == len(theirs) == 6

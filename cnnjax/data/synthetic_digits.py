@@ -15,7 +15,7 @@ MOST = 6                    # digits on an image
 OVERLAP = 0.25              # the share of either digit's box that another may cover
 
 
-def scatter(split: str, count: int, size: int, seed: int) -> DetectionSet:
+def generate(split: str, count: int, size: int, seed: int) -> DetectionSet:
     """`count` images of `size`x`size` with 1 to 6 digits of 16 to 48 pixels, boxes tight around the ink.
 
     Train and test draw from disjoint digit images: every fourth one of the 1,797 is a test digit.

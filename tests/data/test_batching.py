@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnnjax.data import ImageSet, augment, feed
+from cnnjax.data import ImageSet, augment, batching
 
 KEY = jax.random.key(3)
 
@@ -21,11 +21,11 @@ def images(tmp_path):
 
 
 def test_streamed_batches_are_the_resident_ones(images):
-    resident = feed.resident(images)
+    resident = batching.on_device(images)
     assert resident["image"].dtype == np.uint8
     assert resident["label"].dtype == np.int32
-    take = jax.jit(lambda step: augment.take(resident, KEY, step, 8))
-    with feed.stream(images, KEY, 8) as batches:
+    take = jax.jit(lambda step: augment.get_batch(resident, KEY, step, 8))
+    with batching.stream(images, KEY, 8) as batches:
         for step in range(6):
             assert batches.step == step
             batch, expected = next(batches), take(step)
@@ -35,16 +35,16 @@ def test_streamed_batches_are_the_resident_ones(images):
 
 
 def test_a_stream_goes_on_from_its_step(images):
-    with feed.stream(images, KEY, 8) as batches:
+    with batching.stream(images, KEY, 8) as batches:
         through = [next(batches)["image"] for _ in range(5)]
-    with feed.stream(images, KEY, 8, step=3) as batches:
+    with batching.stream(images, KEY, 8, step=3) as batches:
         np.testing.assert_array_equal(next(batches)["image"], through[3])
         np.testing.assert_array_equal(next(batches)["image"], through[4])
 
 
 def test_the_shards_of_a_stream_make_the_batch(images):
-    with feed.stream(images, KEY, 8, shard=0, shards=2) as a, feed.stream(images, KEY, 8, shard=1, shards=2) as b, \
-            feed.stream(images, KEY, 8) as whole:
+    with batching.stream(images, KEY, 8, shard=0, shards=2) as a, \
+            batching.stream(images, KEY, 8, shard=1, shards=2) as b, batching.stream(images, KEY, 8) as whole:
         for _ in range(3):
             np.testing.assert_array_equal(np.concatenate([next(a)["label"], next(b)["label"]]), next(whole)["label"])
 
@@ -56,7 +56,7 @@ def test_prefetch_hands_on_what_is_raised_and_ends():
         return step
 
     before = threading.active_count()
-    prefetch = feed.Prefetch(make)
+    prefetch = batching.Prefetch(make)
     assert [next(prefetch), next(prefetch)] == [0, 1]
     with pytest.raises(OSError, match="the disk is gone"):
         next(prefetch)
@@ -67,7 +67,7 @@ def test_prefetch_hands_on_what_is_raised_and_ends():
 
 def test_closing_ends_the_thread_though_results_wait():
     before = threading.active_count()
-    with feed.Prefetch(lambda step: step, ahead=2) as prefetch:
+    with batching.Prefetch(lambda step: step, ahead=2) as prefetch:
         next(prefetch)
         assert threading.active_count() == before + 1
     assert threading.active_count() == before
@@ -76,7 +76,7 @@ def test_closing_ends_the_thread_though_results_wait():
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 21, 50])
 def test_evaluation_counts_each_image_once(images, batch_size):
     seen = []
-    for batch in feed.evaluation_batches(images, batch_size):
+    for batch in batching.evaluation_batches(images, batch_size):
         assert len(batch["image"]) == len(batch["label"]) == len(batch["mask"]) == batch_size
         assert not batch["image"][~batch["mask"]].any()
         seen.append((batch["image"][batch["mask"]], batch["label"][batch["mask"]]))
@@ -85,5 +85,5 @@ def test_evaluation_counts_each_image_once(images, batch_size):
 
 
 def test_fits(images):
-    assert feed.fits(images)
-    assert not feed.fits(images, share=1e-12)
+    assert batching.fits(images)
+    assert not batching.fits(images, share=1e-12)

@@ -1,4 +1,4 @@
-"""How images reach the device: resident there whole, or streamed from the memory map; and once each to evaluate.
+"""How images reach the device: kept there whole, or streamed from the memory map; and once each to evaluate.
 
 Both ways give the batch of a step as a pure function of (key, step), and the same one.
 """
@@ -26,8 +26,8 @@ def fits(images: ImageSet, device: jax.Device | None = None, share: float = 0.25
     return images.images.nbytes <= share * memory
 
 
-def resident(images: ImageSet, device: Any = None) -> dict[str, jax.Array]:
-    """A split on `device` (a device or sharding; by default the first) whole, for `cnnjax.data.augment.take`.
+def on_device(images: ImageSet, device: Any = None) -> dict[str, jax.Array]:
+    """A split on `device` (a device or sharding; by default the first) whole, for `cnnjax.data.augment.get_batch`.
 
     {"image": uint8 (N, H, W, C), "label": int32 (N,)}.
     """
@@ -95,7 +95,7 @@ class Prefetch:
 
 def stream(images: ImageSet, key: jax.Array, batch_size: int, step: int = 0, *, shard: int = 0, shards: int = 1,
            ahead: int = 4) -> Prefetch:
-    """Host batches {"image": uint8 (B, H, W, C), "label": int32 (B,)} from `step` on, the same as `augment.take` gives.
+    """Host batches {"image": uint8 (B, H, W, C), "label": int32 (B,)} from `step` on, those of `augment.get_batch`.
 
     For sets that do not fit on the device: rows are read from the memory map by a thread. With `shards` each batch is
     the `shard`-th part of the whole one, for a host of several. Leave the step number in a checkpoint to go on from it.

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 
 
-def tap(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
+def sow_feature(module: nn.Module, name: str, x: jax.Array) -> jax.Array:
     """`x` itself; or `x` plus what `variables["perturbations"][name]` holds, where the caller passes that collection.
 
     The gradient with respect to that term, at zero, is the gradient with respect to the stage's output: what Grad-CAM
