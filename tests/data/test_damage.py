@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from cnnjax import data as images
 from cnnjax.data import detection
 from cnnjax.errors import UserError
-from tests.data import test_tables, test_voc, test_yolo
+from tests.data import test_tables, test_voc, test_yolo_labels
 from tests.data.test_folders import _array, _png
 
 PIECES = [b"", b"<", b"-", b"9", b"nan", b"null", b"[", b"}", b"\0", b"\xff", b"1e400", b"{", b": ", b",", b"\n", b'"',
@@ -19,12 +19,12 @@ PIECES = [b"", b"<", b"-", b"9", b"nan", b"null", b"[", b"}", b"\0", b"\xff", b"
 
 
 def _yolo(root):
-    test_yolo.standard(root)
+    test_yolo_labels.standard(root)
     return "yolo", root / "data.yaml"
 
 
 def _labels(root):
-    test_yolo.standard(root)
+    test_yolo_labels.standard(root)
     return "yolo", root / "labels" / "train" / "a.txt"
 
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import data
 from cnnjax.data import detection, formats
 from cnnjax.errors import UserError
-from tests.data import test_coco, test_voc, test_yolo
+from tests.data import test_coco, test_voc, test_yolo_labels
 from tests.data.test_folders import _array, _png
 from tests.data.test_tables import OBJECTS, metadata
 
@@ -22,9 +22,9 @@ def make(root, kind):
     elif kind == "coco utf-16":
         test_coco.standard(root, "utf-16")
     elif kind == "yolo":
-        test_yolo.standard(root)
+        test_yolo_labels.standard(root)
     elif kind == "yolo beside":
-        test_yolo.add(root, "a", layout="{name}")
+        test_yolo_labels.add(root, "a", layout="{name}")
         (root / "classes.txt").write_text("cat\n")
     elif kind == "huggingface":
         test_voc.picture(root / "train" / "a.jpg")
