@@ -173,6 +173,13 @@ def _parser() -> argparse.ArgumentParser:
                      "first classes")
     sub.add_argument("--overwrite", action="store_true", help="replace those files where they are there already")
 
+    sub = verb("export", _export, "a trained network as a file for other programs", config=None, workdir=None)
+    _network(sub)
+    sub.add_argument("--format", required=True, choices=("stablehlo", "torch", "safetensors"), help="stablehlo: a "
+                     "program of jax.export for any batch size; torch: a state dict; safetensors: the same")
+    sub.add_argument("--out", dest="out_file", required=True, type=user_path, metavar="FILE")
+    sub.add_argument("--overwrite", action="store_true", help="replace it where it is there already")
+
     sub = verb("sweep", _sweep, "a hyperparameter search: each trial a run, by as many workers as you start",
                config="configs/sweep/digits.py", workdir="runs/sweep")
     sub.add_argument("--workers", type=int, default=1, metavar="N", help="on this machine; default 1")
@@ -269,8 +276,8 @@ def _check_places(options: argparse.Namespace) -> None:
                 break
             if os.path.lexists(place):
                 raise UserError(f"--{name} {path}: {place} is no folder; choose another --{name}")
-    for name in ("json", "csv", "sheet", "draw"):
-        path = getattr(options, name, None)
+    for name in ("json", "csv", "sheet", "draw", "out_file"):
+        path, name = getattr(options, name, None), name.removesuffix("_file")
         if isinstance(path, Path) and os.path.isdir(path):
             raise UserError(f"--{name} {path}: is a folder, expected a file")
         if isinstance(path, Path) and not os.path.isdir(path.parent):
@@ -423,6 +430,16 @@ def _trained_detector(options: argparse.Namespace) -> "Saved":
     if getattr(getattr(trained.detector, "backbone", None), "norm_epsilon", 1) == 0:
         print(f"{options.weights}: without num_batches_tracked, as torchvision's of COCO: batch norm has no epsilon")
     return trained
+
+
+def _export(options: argparse.Namespace, overrides: list[str]) -> None:
+    from cnnjax.interop.export import PLATFORMS, export
+    _no_config("export", overrides)
+    network = _trained_network(options)
+    worst = export(options.format, options.out_file, network.name, network.module, network.variables,
+                   network.image_shape, network.describe(), overwrite=options.overwrite)
+    what = f" for {', '.join(PLATFORMS)}" if options.format == "stablehlo" else ""
+    print(f"{options.out_file}: {network.name} as {options.format}{what}; logits as the network's within {worst:.1e}")
 
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:

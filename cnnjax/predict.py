@@ -41,6 +41,17 @@ class Network(NamedTuple):
     preprocessing: Preprocessing
 
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of what the network takes."""
+        return (*self.preprocessing.size, len(self.preprocessing.mean))
+
+    def describe(self) -> dict[str, Any]:
+        """What using it outside of cnnjax needs, as JSON: for the metadata of what is exported."""
+        return {"network": self.name, "classes": list(self.classes), "image_shape": list(self.image_shape),
+                "input": "float32 (pixels / 255 - mean) / std of RGB", "preprocessing": self.preprocessing.describe()}
+
+
 class Prediction(NamedTuple):
     """The classes of an image, most probable first."""
 

@@ -323,3 +323,49 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     if file is None:
         raise ValueError(f"a tar whose {name} is no file")
     return file
+
+
+def save(path: Path, state: Mapping[str, np.ndarray], metadata: str = "") -> None:
+    """Writes a state dict as `torch.save` does since PyTorch 1.6: for `torch.load`, also with `weights_only`.
+
+    `metadata` becomes the file `extra/metadata.json` in it, which PyTorch passes over.
+    """
+    storages = {np.dtype(dtype): name for name, dtype in _STORAGES.items()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        tensors = [_pickled_tensor(str(i), storages[array.dtype], array) for i, array in enumerate(state.values())]
+        items = b"".join(_pickled(key) + tensor for key, tensor in zip(state, tensors, strict=True))
+        ordered = _named("collections", "OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+        archive.writestr("archive/data.pkl", pickle.PROTO + b"\2" + ordered + pickle.MARK + items + pickle.SETITEMS +
+                         pickle.STOP)
+        archive.writestr("archive/byteorder", "little")
+        for i, array in enumerate(state.values()):
+            archive.writestr(f"archive/data/{i}", array.astype(array.dtype.newbyteorder("<")).tobytes())
+        archive.writestr("archive/version", "3\n")
+        if metadata:
+            archive.writestr("archive/extra/metadata.json", metadata)
+
+
+def _pickled_tensor(key: str, storage: str, array: np.ndarray) -> bytes:
+    """`torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)` in pickle's opcodes."""
+    strides = [math.prod(array.shape[i + 1:]) for i in range(array.ndim)]
+    where = _pickled("storage") + _named("torch", storage) + _pickled(key) + _pickled("cpu") + _pickled(array.size)
+    arguments = b"".join((
+        pickle.MARK, where, pickle.TUPLE, pickle.BINPERSID, _pickled(0), _pickled(array.shape),
+        _pickled(tuple(strides)), pickle.NEWFALSE, _named("collections", "OrderedDict"), pickle.EMPTY_TUPLE,
+        pickle.REDUCE))
+    return _named("torch._utils", "_rebuild_tensor_v2") + pickle.MARK + arguments + pickle.TUPLE + pickle.REDUCE
+
+
+def _named(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _pickled(value: Any) -> bytes:
+    """A text, a number or a tuple of numbers, without what begins and ends a pickle."""
+    if isinstance(value, tuple):
+        return pickle.MARK + b"".join(map(_pickled, value)) + pickle.TUPLE
+    if isinstance(value, str):
+        return pickle.BINUNICODE + struct.pack("<I", len(value.encode())) + value.encode()
+    if value >= 2**31:
+        return pickle.LONG1 + b"\x08" + struct.pack("<q", value)
+    return pickle.BININT + struct.pack("<i", value)

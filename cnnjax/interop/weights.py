@@ -168,7 +168,11 @@ def network_to_torch(name: str, variables: Mapping[str, Any], **fields: Any) -> 
     The inverse of `network_from_torch`: torchvision's keys, or those of CIFAR ResNets for `stem="cifar"`. Raises
     UserError for a network without a PyTorch form.
     """
-    module = create(name, **torch_fields(name) | fields)
+    return state_dict(create(name, **torch_fields(name) | fields), variables)
+
+
+def state_dict(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`to_torch` of a network at hand."""
     cifar = getattr(module, "stem", None) == "cifar"
     state = {}
     for path, leaf in flatten_dict(dict(variables)).items():

@@ -72,7 +72,7 @@ class FullyConnected(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         x = x.astype(self.dtype)
         if rows == height * width * channels:
-            return (x.reshape(len(x), rows) @ kernel + bias)[:, None, None]
+            return (x.reshape(x.shape[0], rows) @ kernel + bias)[:, None, None]
         side = isqrt(rows // channels)
         if side * side * channels != rows or side > min(height, width):
             raise UserError(f"{self.name}: its weights want a map of {rows} values, such as {side}x{side}x{channels}, "

@@ -108,7 +108,7 @@ class Auxiliary(nn.Module):
                             "aux=False")
         x = nn.avg_pool(x, (5, 5), (3, 3)) if self.pool == "5x5" else adaptive_mean(x, 4)
         x = Unit(128, 1, 1, self.batch_norm, self.bn_axis_name, self.dtype, name="conv")(x, train=train)
-        x = x.reshape(len(x), -1)                                                          # (N, 4 * 4 * 128)
+        x = x.reshape(x.shape[0], -1)                                                          # (N, 4 * 4 * 128)
         x = nn.relu(nn.Dense(1024, kernel_init=xavier, dtype=self.dtype, name="fc1")(x))
         x = nn.Dropout(0.7, deterministic=not train)(x)
         return nn.Dense(self.num_classes, kernel_init=xavier, name="fc2")(x.astype(jnp.float32))

@@ -143,7 +143,7 @@ class LeNet5(nn.Module):
         x = squash("C3", x)                                                                # (N, 10, 10, 16)
         x = subsample("S4", x)                                                             # (N, 5, 5, 16)
         x = squash("C5", convolve("C5", x, 120))                                           # (N, 1, 1, 120)
-        x = x.reshape(len(x), 120)
+        x = x.reshape(x.shape[0], 120)
         x = squash("F6", nn.Dense(84, kernel_init=fan_in_uniform(120), dtype=self.dtype, name="F6")(x))
         if features:
             return stages
