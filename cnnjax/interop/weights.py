@@ -84,7 +84,9 @@ def network_from_torch(name: str, source: Mapping[str, Any] | str | Path,
     state = plain_keys(read_state(source) if isinstance(source, str | Path) else state_in(source, name),
                        _LANDMARKS[type(module)], _OTHER_NAMES.get(type(module), {}), where)
     module = module.clone(**{key: value for key, value in _told_by(state, module).items() if key not in fields})
-    shape = image_shape(name, getattr(module, "stem", None))
+    height, width, channels = image_shape(name, getattr(module, "stem", None))
+    first = state.get({ResNet: "conv1.weight", GoogLeNet: "conv1.conv.weight"}.get(type(module), "features.0.weight"))
+    shape = (height, width, channels if first is None or first.ndim != 4 else first.shape[1])      # grey images: 1
     template = flatten_dict(jax.eval_shape(lambda x: module.init(jax.random.key(0), x), jnp.zeros((1, *shape))))
 
     return module, fill(template, state, lambda path: _key(module, path, cifar=False),

@@ -182,3 +182,14 @@ def test_wrong_weights_are_named_in_one_line():
         from_torch("resnet18", {"a": np.zeros(1)})
     with pytest.raises(UserError, match="lenet5 has no PyTorch weights"):
         from_torch("lenet5", {"a": np.zeros(1)})
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11"])
+def test_networks_of_grey_images_go_there_and_back(name):
+    """The channels of the image are read from the first kernel."""
+    side = image_shape(name)[0]
+    shapes = jax.eval_shape(create(name, 3).init, jax.random.key(0), jnp.zeros((1, side, side, 1)))
+    variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), shapes)
+    state = to_torch(name, variables)
+    back = from_torch(name, state)
+    assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, variables)
