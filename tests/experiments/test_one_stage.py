@@ -1,4 +1,4 @@
-"""YOLO and SSD go through the ladder; killed in training, they go on to the same bits."""
+"""One-stage detectors, and Faster R-CNN with a pyramid, in the ladder; killed, they go on to the same bits."""
 
 import json
 
@@ -11,8 +11,9 @@ from tests.conftest import Killed, kill
 from tests.detection import tiny_ladder
 
 
-@pytest.mark.parametrize("name", ["yolo", "ssd"])
-def test_a_killed_training_goes_on_to_the_same_bits(name, tmp_path, at_row):
+@pytest.mark.parametrize(("name", "proposer"), [("yolo", ""), ("ssd", ""), ("retinanet", ""),
+                                                ("faster_rcnn_fpn", "region proposal network")])
+def test_a_killed_training_goes_on_to_the_same_bits(name, proposer, tmp_path, at_row):
     config = tiny_ladder.get_config()
     config.detectors = (name,)
     config[name].training.update(log_every=2, checkpoint_every=4, steps_per_dispatch=2)
@@ -28,5 +29,5 @@ def test_a_killed_training_goes_on_to_the_same_bits(name, tmp_path, at_row):
         np.testing.assert_array_equal(found[path], value, err_msg=path)
     result = json.loads((tmp_path / "killed" / "cells" / name / "result.json").read_text())
     assert result["resumed"]
-    assert result["proposals_by"] == ""
+    assert result["proposals_by"] == proposer
     assert not (tmp_path / "whole" / "cells" / "backbone").exists()         # nothing is pre-trained for them
