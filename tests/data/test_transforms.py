@@ -112,7 +112,7 @@ def test_the_labels_of_cutmix_are_the_areas():
 
 # By name
 
-ALL = ({"name": "rand_augment"}, {"name": "cutout", "size": 4}, {"name": "mixup"}, {"name": "colour_jitter"},
+ALL = ({"name": "rand_augment", "count": 1}, {"name": "cutout", "size": 4}, {"name": "mixup"}, {"name": "colour_jitter"},
        {"name": "random_resized_crop", "scale": (0.5, 1.0)}, {"name": "cutmix"}, {"name": "random_erasing"})
 
 
