@@ -112,8 +112,9 @@ def test_the_labels_of_cutmix_are_the_areas():
 
 # By name
 
-ALL = ({"name": "rand_augment", "count": 1}, {"name": "cutout", "size": 4}, {"name": "mixup"}, {"name": "colour_jitter"},
-       {"name": "random_resized_crop", "scale": (0.5, 1.0)}, {"name": "cutmix"}, {"name": "random_erasing"})
+ALL = ({"name": "rand_augment", "count": 1}, {"name": "cutout", "size": 4}, {"name": "mixup"},
+       {"name": "colour_jitter"}, {"name": "random_resized_crop", "scale": (0.5, 1.0)}, {"name": "cutmix"},
+       {"name": "random_erasing"})
 
 
 def test_what_happens_to_an_image_does_not_depend_on_the_devices():
