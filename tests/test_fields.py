@@ -10,7 +10,7 @@ from cnnjax.errors import UserError
 from cnnjax.fields import Field
 from configs.ladder import defaults as ladder_defaults
 from experiments import depth
-from tests.conftest import TINY
+from tests.conftest import ROOT, TINY
 
 GROUP = {"name": Field("a", "which", allowed=("a", "b")), fields.ANY: Field(None, "of it")}
 FIELDS = {"rate": Field(0.5, "of learning", "(0, 1]"), "group": GROUP, "sides": Field((2, 3), "in pixels", "[1, 8]")}
@@ -66,6 +66,13 @@ def test_the_table_of_a_config_tells_values_defaults_and_meanings(capsys):
     rows = {row[0]: row for row in fields.describe(configs.load(TINY), classification.FIELDS)}
     assert rows["steps"] == ["steps", "20", "64000", "[1, ...)", classification.FIELDS["steps"].help]
     assert rows["schedule.name"][2:4] == ["", "piecewise cosine polynomial constant"]
+
+
+@pytest.mark.parametrize("file", sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*/*.py")
+                                         if path.name not in ("__init__.py", "defaults.py", "shared.py")), ids=str)
+def test_every_config_file_is_explained(file, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["config", "--config", str(file)]) == 0, capsys.readouterr().err
 
 
 @pytest.fixture

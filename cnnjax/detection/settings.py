@@ -65,12 +65,14 @@ def detector_of(config: ConfigDict, name: str, num_classes: int) -> Any:
 
 
 def declared(config: ConfigDict) -> Fields:
-    """All declared fields of a ladder's config."""
+    """All declared fields of a ladder's config. Of the groups SHARED a detector's group has those that it sets itself.
+    """
     groups = {}
     for name in detection.names():
         if name in config:
             own = fields.of_dataclass(detection.create(name, 1))
-            groups[name] = {field: of for field, of in own.items() if field not in ("num_classes", "canvases")}
+            groups[name] = {field: of for field, of in own.items() if field != "num_classes" and
+                            (field not in SHARED or field in config[name])}
             groups[name]["training"] = TRAINING
             if "transforms" in config[name]:
                 groups[name]["transforms"] = TRANSFORMS

@@ -96,7 +96,7 @@ def _parameters(name: str, own: dict[str, Any], group: ConfigDict) -> set[str]:
         if own:
             field = f"optimizer.{next(iter(own))}"
             raise UserError(f"config field {field!r}: sgd has no such field"
-                            f"{nearest(field, [f'optimizer.{name}' for name in FIELDS])}")
+                            f"{nearest(field, [f'optimizer.{name}' for name in FIELDS if name != ANY])}")
         return set()
     makers = {n: set(inspect.signature(f).parameters) for n, f in inspect.getmembers(optax, inspect.isfunction)
               if not n.startswith("_")}
