@@ -11,6 +11,7 @@ from tests.conftest import Killed, kill
 from tests.detection import tiny_ladder
 
 
+@pytest.mark.slow       # last run on 2026-11-25: passed
 @pytest.mark.parametrize(("name", "proposer"), [("yolo", ""), ("ssd", ""), ("retinanet", ""),
                                                 ("faster_rcnn_fpn", "region proposal network")])
 def test_a_killed_training_goes_on_to_the_same_bits(name, proposer, tmp_path, at_row):
