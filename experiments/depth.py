@@ -68,7 +68,8 @@ def run(config: ConfigDict, workdir: Path) -> None:
         groups = by_network(list(cells(config))) if at_once else [[cell] for cell in left]
         for group in [group for group in groups if set(group) & set(left)]:
             folders = [workdir / "cells" / cell.folder for cell in group]
-            dataset = datasets.load(config.data, group[0].seed)
+            dataset = classification.load_data(cell_config(config, group[0]))
+            assert isinstance(dataset, datasets.Dataset)        # `check` refuses streamed ones
             probe = _probe(config, dataset) if config.diagnostics else None
             if len(group) == 1:
                 classification.train(cell_config(config, group[0]), folders[0], dataset=dataset, probe=probe)
