@@ -23,7 +23,7 @@ HEARTBEAT = 30
 `guard` before."""
 
 LOST = 75
-"""Exit status of a process that lost another one: EX_TEMPFAIL of sysexits.h, try again later."""
+"""Exit status of a process that lost another one, or its devices: EX_TEMPFAIL of sysexits.h, try again later."""
 
 
 def initialize(coordinator: str | None, processes: int | None = None, process: int | None = None) -> None:
@@ -84,3 +84,10 @@ def guard(workdir: Path) -> Iterator[None]:
               f"gone ({first_line(error)}); run the same command again in all of them to go on from the last "
               f"checkpoint in {workdir}", file=sys.stderr, flush=True)
         os._exit(LOST)      # an ordinary exit waits for the others, and is aborted with a stack trace when they miss
+
+
+def end_stalled(workdir: Path, step: int, seconds: float) -> None:
+    """Ends this process with one line, since its devices have not answered for so many seconds."""
+    print(f"cnnjax: the devices have not answered for {seconds:.0f} s; run the same command again to go on from the "
+          f"checkpoint of step {step} in {workdir}", file=sys.stderr, flush=True)
+    os._exit(LOST)          # an ordinary exit waits for the devices

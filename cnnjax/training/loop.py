@@ -6,7 +6,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cnnjax.training.checkpoints import Checkpoints
 from cnnjax.training.history import NEW, open_history
 from cnnjax.training.state import State
 from cnnjax.training.task import OnDevice, OnEval, Row, Task
+from cnnjax.training.watchdog import watchdog
 
 
 class Interrupted(Exception):
@@ -67,6 +68,7 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
         state = steps_.replicate(state)
         asked_to_stop = stack.enter_context(_signals())
         stack.enter_context(distributed.guard(workdir))
+        devices_answer = stack.enter_context(_watchdog(workdir, checkpoints))
 
         while step < config.steps and not ended_early(config, history.host()):
             count = dispatch_steps(config, step)
@@ -77,7 +79,8 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
             at_eval = step % config.eval_every == 0 or step == config.steps
             at_save = step % config.checkpoint_every == 0 or step == config.steps or (at_eval and bool(task.best))
             # One dispatch is always under way while Python writes.
-            history.read(behind=0 if at_eval or at_save or stop else 1, last_good=checkpoints.steps)
+            with devices_answer():
+                history.read(behind=0 if at_eval or at_save or stop else 1, last_good=checkpoints.steps)
             scores: dict[str, float] = {}
             if at_eval and task.splits:
                 scores = history.evaluated(step, evaluate(task, state, len(members)), task.best)
@@ -185,6 +188,15 @@ def _stacked(batches: Iterator[Any], length: int) -> Any:
     several = [steps_.shard(batch, jax.local_device_count()) for batch in batches]
     several += several[-1:] * (length - len(several))
     return jax.tree.map(lambda *leaf: np.stack(leaf), *several)
+
+
+def _watchdog(workdir: Path, checkpoints: Checkpoints) -> AbstractContextManager[Callable[[], Any]]:
+    """A context in which to wait for the devices, which ends the process if they never answer. Of several processes
+    each may have to wait for another that evaluates or writes: there JAX's heartbeats tell.
+    """
+    if jax.process_count() > 1:
+        return nullcontext(nullcontext)
+    return watchdog(lambda seconds: distributed.end_stalled(workdir, max(checkpoints.steps(), default=0), seconds))
 
 
 @contextmanager
