@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from cnnjax import __version__, fields, launch
+import cnnjax
 from cnnjax import config as configs
+from cnnjax import fields, launch
 from cnnjax.config import user_path
 from cnnjax.errors import DISK, UserError
 
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnjax", description="The classic convolutional networks, LeNet-5 to Faster R-CNN, in JAX and Flax.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--version", action="version", version=f"cnnjax {__version__}")
+    parser.add_argument("--version", action="version", version=f"cnnjax {cnnjax.__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace, list[str]], None], help: str, *, config: str | None,
@@ -263,8 +264,9 @@ def _load(options: argparse.Namespace, overrides: list[str], reference: ConfigDi
 
 def _find(file: str) -> Path:
     """A config file, or one of the package's own, from whatever folder the command is given in."""
-    path, packaged = user_path(file), Path(__file__).parent.parent / file
-    return packaged if not path.is_file() and packaged.is_file() else path
+    path = user_path(file)
+    packaged = [Path(folder) / file for folder in cnnjax.__path__]
+    return next(filter(Path.is_file, (path, *packaged)), path)
 
 
 def _check_places(options: argparse.Namespace) -> None:
@@ -317,15 +319,15 @@ def start_jax() -> None:
 
 
 def _depth(options: argparse.Namespace, overrides: list[str]) -> None:
-    from configs import defaults
-    from experiments import depth
+    from cnnjax.configs import defaults
+    from cnnjax.experiments import depth
     depth.run(_load(options, overrides, defaults.depth_study()), options.workdir)
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
+    from cnnjax.configs import defaults
     from cnnjax.training import distributed
-    from configs import defaults
     config = configs.load(_find(options.config), overrides)
     if "detectors" in config or _is_detector(config):
         _ladder(options, overrides)
@@ -368,7 +370,7 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _look(options: argparse.Namespace, overrides: list[str]) -> None:
-    from experiments import look
+    from cnnjax.experiments import look
     _no_config("look", overrides)
     if options.anchors or options.proposals or options.roi:
         print(_look_detection(options))
@@ -443,9 +445,9 @@ def _export(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
-    from configs import defaults
-    from configs.ladder import defaults as ladders
-    from experiments import space, sweep
+    from cnnjax.configs import defaults
+    from cnnjax.configs.ladder import defaults as ladders
+    from cnnjax.experiments import space, sweep
     of_detectors = "detectors" in configs.load(_find(options.config), overrides)
     config = _load(options, overrides, defaults.sweep(ladders.ladder() if of_detectors else None))
     sweep.run(config, space.load(_find(options.config)), options.workdir, workers=options.workers,
@@ -455,9 +457,9 @@ def _sweep(options: argparse.Namespace, overrides: list[str]) -> None:
 def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
     import jax
 
+    from cnnjax.configs.ladder import defaults
     from cnnjax.detection import settings
-    from configs.ladder import defaults
-    from experiments import ladder
+    from cnnjax.experiments import ladder
     if options.devices is None:             # `train`, which gets here too, was started with two
         with contextlib.suppress(RuntimeError):         # JAX has begun, in a process that is not the command's own
             jax.config.update("jax_num_cpu_devices", 1)
@@ -482,11 +484,11 @@ def _config(options: argparse.Namespace, overrides: list[str]) -> None:
 def fields_of(config: ConfigDict) -> dict[str, Any]:
     """The declared fields of the kind of config that this is, by the groups that it has."""
     if "sweep" in config:
-        from experiments import sweep
+        from cnnjax.experiments import sweep
         others = ConfigDict({name: value for name, value in config.items() if name != "sweep"})
         return {**fields_of(others), "sweep": sweep.FIELDS}
     if "study" in config:
-        from experiments import depth
+        from cnnjax.experiments import depth
         return dict(depth.FIELDS)
     if "detectors" in config:
         from cnnjax.detection import settings
@@ -500,8 +502,8 @@ def fields_of(config: ConfigDict) -> dict[str, Any]:
 
 def _bench(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.bench import data, loop, networks, ops
+    from cnnjax.configs import defaults
     from cnnjax.reporting import tables
-    from configs import defaults
     result: Any
     if options.what == "ops":
         result = ops.measure(options.rounds)
@@ -527,7 +529,7 @@ def _no_config(verb: str, overrides: list[str]) -> None:
 def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
     if (options.workdir / "detector.json").exists() and (options.workdir / "config.json").exists():
-        from experiments import ladder
+        from cnnjax.experiments import ladder
         _no_config("eval of a detector", overrides)
         if options.split != "test" or options.step is not None:
             raise UserError("eval of a detector: is on its test images, and of the checkpoint that it kept; leave out "
@@ -544,7 +546,7 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.training import workdir as workdirs
     config = workdirs.read_config(options.folder)
     if "study" in config or "sweep" in config or "detectors" in config or (options.folder / "detector.json").exists():
-        from experiments import depth, ladder, sweep
+        from cnnjax.experiments import depth, ladder, sweep
         part = depth if "study" in config else sweep if "sweep" in config else ladder
         _no_config("report", overrides)
         part.report(options.folder)

@@ -34,6 +34,9 @@ RENAMED = {
 }
 """Fields that were called otherwise up to version 0.1: `load` takes the old names, and says so."""
 
+RENAMED_PACKAGES = {"configs": "cnnjax.configs", "experiments": "cnnjax.experiments"}
+"""Packages that config files imported by other names up to version 0.1, likewise."""
+
 OPEN = ("model", "optimizer")
 """Groups that have fields of any name beside those declared: of what the group's `name` says."""
 
@@ -113,7 +116,15 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
         raise UserError(f"config file {path}: expected a .py or .json file")
     module = importlib.util.module_from_spec(spec)
     with user_code(path):
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except ModuleNotFoundError as error:
+            if error.name not in RENAMED_PACKAGES:
+                raise
+            print(f"config file {path}: {error.name!r} is called {RENAMED_PACKAGES[error.name]!r} now: the next "
+                  "version will not know its old name", file=sys.stderr)
+            sys.modules.update({old: importlib.import_module(new) for old, new in RENAMED_PACKAGES.items()})
+            spec.loader.exec_module(module)
         function = getattr(module, name)
         if not callable(function):
             raise TypeError(f"{name} is {type(function).__name__}, expected a function")

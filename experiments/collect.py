@@ -1,6 +1,7 @@
 """Gathers finished cells of the CIFAR-10 depth study into the repository: a row each, and curves to draw.
 
-    python -m experiments.collect FOLDER... --out experiments/results/depth_cifar10 --commit 454e1e4 --hardware "..."
+    python -m cnnjax.experiments.collect FOLDER... --out experiments/results/depth_cifar10 --commit 454e1e4 \\
+        --hardware "..."
 
 FOLDER is a cell's: config.json, result.json, metrics.jsonl. `OUT.json` gets a row a cell (network, seed, steps, errors
 as fractions, commit, hardware; a cell that is there is replaced), `OUT/cells/CELL/` its files, `OUT/config.json` the
@@ -16,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from cnnjax import config as configs
+from cnnjax.configs.depth import cifar10_budget
 from cnnjax.errors import UserError
 from cnnjax.training import workdir as workdirs
-from configs.depth import cifar10_budget
-from experiments import depth
+
+from . import depth
 
 FILES = ("config.json", "result.json", workdirs.METRICS)
 

@@ -25,7 +25,8 @@ from cnnjax.reporting import curves, html, tables
 from cnnjax.reporting.statistics import binomial_half_width, difference_interval, mean_interval
 from cnnjax.training import distributed, population
 from cnnjax.training import workdir as workdirs
-from experiments import why_depth
+
+from . import why_depth
 
 FIELDS: Fields = {
     **classification.FIELDS,

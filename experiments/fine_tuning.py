@@ -1,6 +1,6 @@
 """Fine-tuning against training from scratch, at equal steps, on few images of classes never seen before.
 
-    python -m experiments.fine_tuning --tar cifar10.tar.gz --workdir runs/fine_tuning
+    python -m cnnjax.experiments.fine_tuning --tar cifar10.tar.gz --workdir runs/fine_tuning
 
 ResNet-20 is trained on the first five classes of CIFAR-10. Then, for each seed, 100 images of each of the other five
 are drawn, and the network is trained on them twice by one config: from random weights, and from those of the first
@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from cnnjax import classification
 from cnnjax import data as datasets
+from cnnjax.configs import defaults
 from cnnjax.data.sets import Dataset, ImageSet
 from cnnjax.reporting import tables
 from cnnjax.reporting.statistics import difference_interval, mean_interval
-from configs import defaults
 
 SEEDS = (0, 1, 2)
 IMAGES = 100        # of each class to fine-tune on

@@ -13,7 +13,8 @@ from cnnjax.data import augment, detection
 from cnnjax.errors import UserError
 from cnnjax.networks import load_run
 from cnnjax.reporting import look, why
-from experiments import why_depth
+
+from . import why_depth
 
 
 def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | None = None,

@@ -39,10 +39,11 @@ from cnnjax.fields import Field, Fields
 from cnnjax.reporting import html, search, tables
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
-from experiments import launchers
-from experiments import space as spaces
-from experiments.space import Space
-from experiments.trainable import check_fields, trainable, training_of
+
+from . import launchers
+from . import space as spaces
+from .space import Space
+from .trainable import check_fields, trainable, training_of
 
 HEARTBEAT, GRACE = 10, 60
 """Seconds between two heartbeats of a trial, and without one after which another worker takes it over."""
@@ -104,7 +105,8 @@ def run(config: ConfigDict, space: Space, workdir: Path, *, workers: int = 1, st
     if here:
         work(workdir, storage, space)
     elif launcher == "local":
-        command = [sys.executable, "-m", "experiments.sweep", str(workdir), *([] if file is None else [str(file)])]
+        command = [sys.executable, "-m", "cnnjax.experiments.sweep", str(workdir),
+                   *([] if file is None else [str(file)])]
         ends = launchers.local(command, workers, workdir, {} if storage is None else {STORAGE: storage})
         trials = current_trials(open_study(workdir, config, open_storage(workdir, storage)), count(config, space))
         left = sum(t is None or not t.state.is_finished() for t in trials.values())

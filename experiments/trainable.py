@@ -17,7 +17,8 @@ from cnnjax.errors import UserError
 from cnnjax.training import run as runs
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.task import OnEval
-from experiments import ladder
+
+from . import ladder
 
 
 class Trainable(NamedTuple):

@@ -1,4 +1,4 @@
-"""The table of short runs of the zoo: `python -m experiments.zoo runs/lenet5_digits runs/alexnet_digits ...`."""
+"""The table of short runs of the zoo: `python -m cnnjax.experiments.zoo runs/lenet5_digits runs/alexnet_digits ...`."""
 
 import json
 import sys

@@ -39,9 +39,9 @@ def name(command: str) -> str:
 def detection_pictures() -> None:
     """An image of the embedded set, and `LOOKS` at it: they read the config of a ladder alone, so none is trained."""
     from cnnjax import cli, config
+    from cnnjax.configs.ladder import scatter as ladder
     from cnnjax.data.synthetic_digits import scatter
     from cnnjax.reporting import boxes
-    from configs.ladder import scatter as ladder
 
     image = DOCS / "pictures" / "digits.png"
     boxes.save(scatter("test", 1, 128, 0).read(0), image)

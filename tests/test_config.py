@@ -1,16 +1,19 @@
 """Configs: overrides are typed and checked by name, and each config file of the project is whole."""
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 
-import configs as config_files
+import cnnjax.configs as config_files
 from cnnjax import config as configs
+from cnnjax.configs import defaults
+from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.errors import UserError
 from cnnjax.training import loop, schedules
-from configs import defaults
-from configs.ladder import defaults as ladder_defaults
 from tests.conftest import ROOT, TINY
 
 
@@ -122,8 +125,8 @@ def test_differences_name_field_and_both_values():
         "a.b: 1 there, 3 here", "c: 2 there, absent here", "d: absent there, 4 here"]
 
 
-DEPTH = [m.name for m in pkgutil.walk_packages(config_files.__path__, "configs.")
-         if m.name.startswith(("configs.depth.", "configs.train."))]
+DEPTH = [m.name for m in pkgutil.walk_packages(config_files.__path__, "cnnjax.configs.")
+         if m.name.startswith(("cnnjax.configs.depth.", "cnnjax.configs.train."))]
 
 
 @pytest.mark.parametrize("name", DEPTH)
@@ -135,7 +138,7 @@ def test_the_config_files_hold_no_unknown_field(name):
 
 def test_the_paper_s_recipe():
     """He et al. 2015, section 4.2."""
-    from configs.depth import cifar10
+    from cnnjax.configs.depth import cifar10
     config = cifar10.get_config()
     assert (config.steps, config.batch_size) == (64_000, 128)
     assert [schedules.at_step(when, config.steps) for when in config.schedule.boundaries] == [32_000, 48_000]
@@ -157,7 +160,8 @@ def test_home_is_expanded_at_the_beginning_of_a_path(found, expected, tmp_path, 
 def test_home_is_expanded_in_config_files_and_overrides(field, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     of = "defaults.classification" if field.startswith("init.") else "ladder.defaults.ladder"
-    (tmp_path / "c.py").write_text("from configs import defaults, ladder\nimport configs.ladder.defaults\n\n"
+    (tmp_path / "c.py").write_text("from cnnjax.configs import defaults, ladder\n"
+                                   "import cnnjax.configs.ladder.defaults\n\n"
                                    f"def get_config():\n    config = {of}()\n"
                                    f"    config.{field} = '~/in the file'\n    return config\n")
     assert configs.flatten(configs.load("~/c.py"))[field] == f"{tmp_path}/in the file"
@@ -171,7 +175,7 @@ def test_no_field_of_a_path_is_forgotten():
     assert {field.split(".")[-1] for field in known if field.endswith(endings)} == set(configs.PATHS)
 
 
-@pytest.mark.parametrize("name", ["configs.depth.digits", "configs.train.digits"])
+@pytest.mark.parametrize("name", ["cnnjax.configs.depth.digits", "cnnjax.configs.train.digits"])
 def test_a_run_is_shortened_by_its_steps_alone(name):
     """Warm-up and drops keep their places in the run; nothing else has to be set."""
     config = importlib.import_module(name).get_config()
@@ -184,9 +188,24 @@ def test_a_run_is_shortened_by_its_steps_alone(name):
     assert max(near) < 0.1
 
 
+def test_old_names_of_packages_are_taken_and_told(tmp_path):
+    """In a process that finds no packages of these names, as where cnnjax is installed."""
+    (tmp_path / "old.py").write_text("from configs import defaults\nfrom experiments import space\n\n\n"
+                                     "def get_config():\n    return defaults.classification()\n")
+    code = ("import sys; from pathlib import Path; import cnnjax; from cnnjax import config; "
+            "sys.path = [folder for folder in sys.path if not (Path(folder) / 'experiments').is_dir()]; "
+            "print(config.load('old.py').steps)")
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+                         capture_output=True, text=True, check=True)
+    assert run.stdout == f"{defaults.classification().steps}\n"
+    assert run.stderr.splitlines() == ["config file old.py: 'configs' is called 'cnnjax.configs' now: the next version "
+                                       "will not know its old name"]
+
+
 def test_old_names_of_fields_are_taken_and_told(tmp_path, capsys):
     file = tmp_path / "old.py"
-    file.write_text("from configs.ladder import scatter\n\n\ndef get_config():\n    config = scatter.get_config()\n"
+    file.write_text("from cnnjax.configs.ladder import scatter\n\n\n"
+                    "def get_config():\n    config = scatter.get_config()\n"
                     "    config.proposals.most = 77\n    config.faster_rcnn.proposals_test.update(after=9)\n"
                     "    return config\n")
     config = configs.load(file, ["faster_rcnn.smallest=3", "test.most=5"])

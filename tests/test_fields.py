@@ -5,11 +5,11 @@ from ml_collections import ConfigDict
 
 from cnnjax import classification, cli, fields
 from cnnjax import config as configs
+from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.detection import settings
 from cnnjax.errors import UserError
+from cnnjax.experiments import depth
 from cnnjax.fields import Field
-from configs.ladder import defaults as ladder_defaults
-from experiments import depth
 from tests.conftest import ROOT, TINY
 
 GROUP = {"name": Field("a", "which", allowed=("a", "b")), fields.ANY: Field(None, "of it")}

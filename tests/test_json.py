@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cnnjax.experiments import ladder
 from cnnjax.training import workdir as workdirs
-from experiments import ladder
 
 
 def strict(text: str) -> Any:

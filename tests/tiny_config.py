@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from cnnjax.configs import defaults
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from configs import defaults
+from cnnjax.configs import defaults
 
 TINY = Path(__file__).parent / "tiny_config.py"
 TINY_LADDER = Path(__file__).parent / "detection" / "tiny_ladder.py"
@@ -64,7 +64,7 @@ def train_classifier(workdir: Path) -> None:
 def run_depth_study(workdir: Path) -> None:
     """Finishes `depth_study()`, with eight images for each figure of trained networks, in programs that are quick to
     compile."""
-    from experiments import depth, why_depth
+    from cnnjax.experiments import depth, why_depth
     counts = dict.fromkeys(("SURFACE_IMAGES", "REMOVAL_IMAGES", "CORRELATION_IMAGES"), 8)
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
@@ -77,11 +77,11 @@ def run_depth_study(workdir: Path) -> None:
 
 def run_sweep(workdir: Path) -> None:
     """Finishes `grid_sweep()`."""
-    from experiments import sweep
+    from cnnjax.experiments import sweep
     sweep.run(*grid_sweep(), workdir)
 
 
 def run_ladder(workdir: Path) -> None:
     """Finishes the ladder of four detectors of `tests/detection/tiny_ladder.py`."""
-    from experiments import ladder
+    from cnnjax.experiments import ladder
     ladder.run(configs.load(TINY_LADDER), workdir)

@@ -8,7 +8,7 @@ Published test errors of the residual nets, table 6: 8.75 % at depth 20, 6.97 % 
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from cnnjax.configs import defaults
 
 
 def get_config() -> ConfigDict:

@@ -5,7 +5,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.depth import cifar10
+from cnnjax.configs.depth import cifar10
 
 
 def get_config() -> ConfigDict:

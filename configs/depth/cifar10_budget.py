@@ -11,7 +11,7 @@ seed of the four takes 1.7 hours; three seeds, as here, five.
 
 from ml_collections import ConfigDict
 
-from configs.depth import cifar10
+from cnnjax.configs.depth import cifar10
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ With the original files at hand: --config.data.source=idx --config.data.path=FOL
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from cnnjax.configs import defaults
 
 
 def get_config() -> ConfigDict:

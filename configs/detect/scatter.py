@@ -7,8 +7,8 @@ Any other detector of a ladder is had alone in the same way.
 
 from ml_collections import ConfigDict
 
+from cnnjax.configs.ladder import scatter
 from cnnjax.detection import settings
-from configs.ladder import scatter
 
 
 def get_config() -> ConfigDict:

@@ -8,8 +8,8 @@ are skipped.
 
 from ml_collections import ConfigDict
 
-from configs.ladder import defaults
-from configs.ladder.defaults import shortened
+from cnnjax.configs.ladder import defaults
+from cnnjax.configs.ladder.defaults import shortened
 
 
 def get_config() -> ConfigDict:

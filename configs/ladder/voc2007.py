@@ -9,7 +9,7 @@ R-CNN and 69.9 for Faster R-CNN. `data.source=tfds` reads the same images as ten
 
 from ml_collections import ConfigDict
 
-from configs.ladder import defaults
+from cnnjax.configs.ladder import defaults
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Random search over the same space: --config.sweep.sampler=random --config.sweep.
 from ml_collections import ConfigDict
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
-from configs import defaults
+from cnnjax.configs import defaults
 
 
 def get_config() -> ConfigDict:

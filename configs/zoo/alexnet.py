@@ -8,7 +8,7 @@ when the validation error stopped falling; quarters of the run stand for that.
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

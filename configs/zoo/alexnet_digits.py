@@ -5,7 +5,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

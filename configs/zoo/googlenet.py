@@ -8,7 +8,7 @@ The paper tells little of its training. This is the solver that was published wi
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

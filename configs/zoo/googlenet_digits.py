@@ -7,7 +7,7 @@ With batch norm, as Ioffe and Szegedy (2015) have it: without, 22 layers need mo
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

@@ -7,7 +7,7 @@ Momentum and half a cosine stand for the paper's diagonal Levenberg-Marquardt st
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

@@ -8,7 +8,7 @@ Batch 256, momentum 0.9, weight decay 0.0001, rate 0.1 divided by ten at 30 and 
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

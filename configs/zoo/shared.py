@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import defaults
+from cnnjax.configs import defaults
 
 
 def digits(name: str, *, steps: int, rate: float, batch_size: int = 64, image_size: int = 16,

@@ -9,7 +9,7 @@ initialisation makes the paper's way, to train net A first, needless; `cnnjax.mo
 
 from ml_collections import ConfigDict
 
-from configs.zoo import shared
+from cnnjax.configs.zoo import shared
 
 
 def get_config() -> ConfigDict:

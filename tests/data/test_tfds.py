@@ -72,7 +72,7 @@ import jax
 from pathlib import Path
 from cnnjax import classification
 from cnnjax.data import streaming
-from configs import defaults
+from cnnjax.configs import defaults
 config = defaults.classification()
 config.data.update(source="cifar10", path=sys.argv[1], cache=sys.argv[2])
 config.model.width = 4

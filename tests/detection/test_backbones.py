@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cnnjax import models
+from cnnjax.configs.ladder import defaults
 from cnnjax.detection import backbones, rcnn
 from cnnjax.errors import UserError
-from configs.ladder import defaults
 
 
 def shapes(backbone, pool, height, width):

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from cnnjax import detection
+from cnnjax.configs.ladder.defaults import shortened
 from cnnjax.detection import detect, saved
 from cnnjax.errors import UserError
+from cnnjax.experiments import ladder
 from cnnjax.reporting import boxes
 from cnnjax.training import workdir as workdirs
-from configs.ladder.defaults import shortened
-from experiments import ladder
 from tests.detection import tiny_ladder
 
 

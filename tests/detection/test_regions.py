@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from sklearn.datasets import load_digits
 
 from cnnjax import fields, ops
+from cnnjax.configs.ladder.defaults import shortened
 from cnnjax.data import synthetic_digits
 from cnnjax.data.detection import Objects
 from cnnjax.detection import rcnn, sppnet, stages
@@ -21,7 +22,6 @@ from cnnjax.detection.proposals import Cache, SelectiveSearch, selective_search
 from cnnjax.errors import UserError
 from cnnjax.evaluation.voc_ap import proposal_recall
 from cnnjax.training import workdir
-from configs.ladder.defaults import shortened
 
 SEARCH = SelectiveSearch(side=96, min_size=6, max_proposals=200)
 

@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from cnnjax import classification, models
+from cnnjax.configs import defaults
+from cnnjax.configs.ladder import defaults as ladder
 from cnnjax.data import synthetic_digits
 from cnnjax.detection import backbones, pretraining, settings
 from cnnjax.errors import UserError
@@ -17,8 +19,6 @@ from cnnjax.interop.files import write_safetensors
 from cnnjax.training import loop, workdir
 from cnnjax.training import run as runs
 from cnnjax.training import state as states
-from configs import defaults
-from configs.ladder import defaults as ladder
 
 
 def config_of(weights, **backbone):

@@ -2,8 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from configs.ladder import scatter
-from configs.ladder.defaults import shortened
+from cnnjax.configs.ladder import scatter
+from cnnjax.configs.ladder.defaults import shortened
 
 
 def get_config() -> ConfigDict:

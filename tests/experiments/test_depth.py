@@ -7,12 +7,12 @@ import shutil
 import pytest
 
 from cnnjax import config as configs
+from cnnjax.configs import defaults
 from cnnjax.errors import UserError
+from cnnjax.experiments import collect, depth
+from cnnjax.experiments.depth import Cell
 from cnnjax.reporting.statistics import binomial_half_width, difference_interval, mean_interval
 from cnnjax.training import workdir as workdirs
-from configs import defaults
-from experiments import collect, depth
-from experiments.depth import Cell
 from tests import tiny_runs
 
 

@@ -15,12 +15,12 @@ import pytest
 
 from cnnjax import cli
 from cnnjax import config as configs
+from cnnjax.configs.ladder import bccd, defaults, scatter, voc2007
 from cnnjax.data import detection as datasets
 from cnnjax.detection import backbones, detect, pictures, saved, settings
 from cnnjax.errors import UserError
+from cnnjax.experiments import ladder
 from cnnjax.training import workdir as workdirs
-from configs.ladder import bccd, defaults, scatter, voc2007
-from experiments import ladder
 from tests.conftest import ROOT, free_port, start
 from tests.data import test_voc
 from tests.tiny_runs import TINY_LADDER as TINY
@@ -210,7 +210,7 @@ def test_an_image_without_objects_trains_without_box_losses():
 @pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_result(ladder_run, tmp_path):
     command = [sys.executable, "-c", "import sys; from pathlib import Path; from cnnjax import config; "
-               "from experiments import ladder; ladder.run(config.load(sys.argv[1]), Path(sys.argv[2]))",
+               "from cnnjax.experiments import ladder; ladder.run(config.load(sys.argv[1]), Path(sys.argv[2]))",
                str(TINY), str(tmp_path)]
     for kind in KINDS:                  # killed once in the training of each, at its first checkpoint or soon after
         process = subprocess.Popen(command, cwd=ROOT)

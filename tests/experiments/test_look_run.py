@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cnnjax.errors import UserError
-from experiments import look, why_depth
+from cnnjax.experiments import look, why_depth
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnnjax.detection import saved
-from experiments import ladder
+from cnnjax.experiments import ladder
 from tests.conftest import Killed, kill
 from tests.detection import tiny_ladder
 

@@ -18,14 +18,14 @@ from optuna.trial import TrialState
 
 from cnnjax import cli, fields
 from cnnjax import config as configs
+from cnnjax.configs import defaults
+from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.errors import UserError
+from cnnjax.experiments import launchers, sweep, trainable
+from cnnjax.experiments import space as spaces
 from cnnjax.reporting import search
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
-from configs import defaults
-from configs.ladder import defaults as ladder_defaults
-from experiments import launchers, sweep, trainable
-from experiments import space as spaces
 from tests import tiny_runs
 from tests.conftest import ROOT, Killed, kill
 
@@ -76,7 +76,7 @@ def test_a_file_without_a_space_is_named(tmp_path, text):
 
 
 def test_the_project_s_sweeps_can_be_run():
-    from configs.sweep import digits
+    from cnnjax.configs.sweep import digits
     sweep.check(digits.get_config(), digits.space())
     configs.check(digits.get_config(), defaults.sweep())
 
@@ -328,7 +328,7 @@ def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run, monkeyp
     monkeypatch.setattr(sweep, "GRACE", 2)
     sweep.begin(config, space, workdir, None, sweep.check(config, space))
     metrics = workdir / "trials" / "0000" / workdirs.METRICS
-    worker = subprocess.Popen([sys.executable, "-m", "experiments.sweep", str(workdir)], cwd=ROOT,
+    worker = subprocess.Popen([sys.executable, "-m", "cnnjax.experiments.sweep", str(workdir)], cwd=ROOT,
                               env={**os.environ, "CNNJAX_CACHE": str(tmp_path)})
     while worker.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 12):
         time.sleep(0.005)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from cnnjax import data as datasets
-from experiments import why_depth
+from cnnjax.experiments import why_depth
 
 
 def test_the_first_images_measured_are_of_all_classes():

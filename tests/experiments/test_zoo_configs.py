@@ -8,8 +8,8 @@ import pytest
 
 from cnnjax import config as configs
 from cnnjax import networks
+from cnnjax.configs import defaults
 from cnnjax.training import loop
-from configs import defaults
 
 ZOO = Path(defaults.__file__).parent / "zoo"
 FILES = sorted(path for path in ZOO.glob("*.py") if path.stem not in ("__init__", "shared"))

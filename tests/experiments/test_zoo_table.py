@@ -5,9 +5,9 @@ import json
 import pytest
 
 from cnnjax import config as configs
+from cnnjax.configs.zoo import shared
 from cnnjax.errors import UserError
-from configs.zoo import shared
-from experiments.zoo import table
+from cnnjax.experiments.zoo import table
 
 
 def test_table(tmp_path):

@@ -12,11 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-import experiments.ladder
-import experiments.sweep
 from cnnjax import cli, data, interop
 from cnnjax.data import decode, detection
 from cnnjax.errors import UserError
+from cnnjax.experiments import ladder, sweep
 from cnnjax.training import loop
 from cnnjax.training.checkpoints import Checkpoints
 from tests.conftest import ROOT, compilations
@@ -43,8 +42,8 @@ def refused(monkeypatch, capsys):
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(loop, "fit", fit)
-    monkeypatch.setattr(experiments.ladder, "cell", reached)
-    monkeypatch.setattr(experiments.sweep, "open_study", reached)
+    monkeypatch.setattr(ladder, "cell", reached)
+    monkeypatch.setattr(sweep, "open_study", reached)
 
     def run(*arguments):
         with compilations() as compiled:
@@ -119,8 +118,8 @@ def test_a_bad_config_file(refused, tmp_path, kind):
 @table(configs.SPACES)
 def test_a_bad_space(refused, tmp_path, kind):
     path = tmp_path / "config.py"
-    path.write_text("import optuna\nfrom optuna.distributions import *\nfrom configs.sweep.digits import get_config\n"
-                    + kind)
+    path.write_text("import optuna\nfrom optuna.distributions import *\n"
+                    "from cnnjax.configs.sweep.digits import get_config\n" + kind)
     refused("sweep", "--config", path, "--workdir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from configs.ladder.defaults import shortened
+from cnnjax.configs.ladder.defaults import shortened
 from tests.detection import tiny_ladder
 
 

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 from optuna.distributions import BaseDistribution, FloatDistribution
 
-from configs import defaults
+from cnnjax.configs import defaults
 from tests import tiny_config
 
 
