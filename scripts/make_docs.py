@@ -40,11 +40,11 @@ def detection_pictures() -> None:
     """An image of the embedded set, and `LOOKS` at it: they read the config of a ladder alone, so none is trained."""
     from cnnjax import cli, config
     from cnnjax.configs.ladder import scatter as ladder
-    from cnnjax.data.synthetic_digits import scatter
+    from cnnjax.data.synthetic_digits import generate
     from cnnjax.reporting import boxes
 
     image = DOCS / "pictures" / "digits.png"
-    boxes.save(scatter("test", 1, 128, 0).read(0), image)
+    boxes.save(generate("test", 1, 128, 0).read(0), image)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(config.dump(ladder.get_config()))
         for look in LOOKS:

@@ -194,6 +194,7 @@ def test_old_names_of_packages_are_taken_and_told(tmp_path):
                                      "def get_config():\n    return defaults.classification()\n")
     code = ("import sys; from pathlib import Path; import cnnjax; from cnnjax import config; "
             "sys.path = [folder for folder in sys.path if not (Path(folder) / 'experiments').is_dir()]; "
+            "sys.meta_path = [finder for finder in sys.meta_path if 'Editable' not in str(finder)]; "
             "print(config.load('old.py').steps)")
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
                          capture_output=True, text=True, check=True)

@@ -77,7 +77,7 @@ def test_source_code_is_shown(site):
 
 def commands(page):
     """The lines of a page's code blocks that begin with `cnnjax`, each put together where it goes on."""
-    blocks = re.findall(r"^ *```[a-z]*\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip().removeprefix("$ ") for line in lines if re.match(r" *(\$ )?cnnjax ", line)]
 
