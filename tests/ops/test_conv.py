@@ -82,7 +82,7 @@ def test_any_window(data):
 @pytest.mark.parametrize("size", [50_000, 10_000, 1_000])
 @pytest.mark.parametrize("case", ["3x3", "stride, odd size", "ImageNet stem", "uneven", "more padding than kernel"])
 def test_chunks_of_images_and_of_rows_add_up(monkeypatch, case, size):
-    monkeypatch.setattr("cnnjax.ops.conv._CHUNK_BYTES", size)
+    monkeypatch.setattr("cnnjax.ops.conv._CHUNK_BYTES", (size, size))
     x, kernel, stride, padding = CASES[case]
     x, kernel = draw(*x), draw(*kernel, seed=1)
     got, want = (value_and_gradients(function, x, kernel, stride, padding)
