@@ -22,7 +22,7 @@ from cnnjax.data import augment, batching, streaming, transforms
 from cnnjax.errors import UserError, first_line
 from cnnjax.evaluation.classification import confident_mistakes
 from cnnjax.fields import Field, Fields
-from cnnjax.models.layers import BatchNorm
+from cnnjax.models.layers import frozen_norm
 from cnnjax.networks import create_model, load_run
 from cnnjax.reporting import classifier as reporting
 from cnnjax.reporting import html
@@ -121,7 +121,7 @@ class Classifier:
 
     def loss(self, variables: Variables, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array],
              axis_name: str | None) -> Loss:
-        with nn.intercept_methods(_running_statistics) if self.config.init.freeze_norm else contextlib.nullcontext():
+        with frozen_norm() if self.config.init.freeze_norm else contextlib.nullcontext():
             return loss(self.module, variables, batch, key, hyper)
 
     def evaluate(self, variables: Variables, split: str) -> list[Row]:
@@ -197,20 +197,17 @@ def task(config: ConfigDict, dataset: Images | None = None, probe: Probe | None 
         if trained.colours is not None:     # the network is given what it was trained on
             mean, std = (np.array(value, np.float32) for value in trained.colours)
             dataset = dataset._replace(mean=mean, std=std)
-        begin, new = networks.matching(module, dataset.image_shape, dataset.classes, trained, config.init.weights)
+        shape = dataset.image_shape
+        begin, new = networks.matching(lambda count: networks.init_variables(
+            module.clone(num_classes=count), shape, jax.random.key(0)), dataset.classes, trained, config.init.weights)
         if distributed.is_writer():
-            print(f"begins from {config.init.weights}; new: {', '.join(new) or 'nothing'}", file=sys.stderr)
+            print(networks.said(config.init.weights, new), file=sys.stderr)
     made = Classifier(config, module, dataset, probe, begin)
     try:
         split(jax.eval_shape(made.init, jax.random.key(0))["params"], made.frozen)
     except UserError as error:
         raise UserError(f"config field 'init.frozen': {error}") from None
     return made
-
-
-def _running_statistics(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-    """Batch norm as at test, in training."""
-    return call(*args, **(kwargs | {"train": False} if isinstance(context.module, BatchNorm) else kwargs))
 
 
 def train(config: ConfigDict, workdir: Path, *, dataset: Images | None = None, probe: Probe | None = None,
@@ -357,31 +354,16 @@ def report(workdir: Path, split: str = "test", step: int | None = None, override
 
 def _scored(workdir: Path, split: str, step: int | None, overrides: Sequence[str]) -> tuple[networks.Run, Classifier]:
     """A run and its network on its data set, or on the one that `overrides` name."""
-    for override in overrides:
-        if not override.startswith("data."):
-            raise UserError(f"--config.{override}: a run is judged as it was trained; only --config.data.* may be set")
     run = load_run(workdir, step)
-    for override in overrides:
-        field, _, text = override.partition("=")
-        configs.set_field(run.config, field, text)
+    run = run._replace(config=configs.with_data(run.config, overrides))
     dataset = load_data(run.config)
     if getattr(dataset, split) is None:
         raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")
     if dataset.classes != run.classes:
         raise UserError(f"{run.config.data.path or run.config.data.source}: has the classes "
                         f"{', '.join(dataset.classes)}; {workdir} was trained on {', '.join(run.classes)}")
-    check_split(runs.description(workdir), dataset, workdir)
+    runs.check_split(runs.description(workdir), dataset.split, workdir)
     return run, Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
-
-
-def check_split(said: Mapping[str, Any], dataset: Images, workdir: Path) -> None:
-    """Raises UserError where images of the test split, which was drawn by seed, are among those that the run whose
-    `run.json` is `said` was trained on: as when images came or went since."""
-    trained = set(dataset.split.get("test", ())) & set(said.get("split", {}).get("train", ()))
-    if trained:
-        raise UserError(f"{len(trained)} images of the test split, such as {min(trained)}, were trained on in "
-                        f"{workdir}: the images are others than then, and so is the split drawn by seed; put them "
-                        "back, or name a folder with a test split in data.path")
 
 
 def load_data(config: ConfigDict) -> Images:

@@ -107,7 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("train", _train, "train one network, or one detector", config="", workdir="")
     _processes(sub)
     sub = verb("eval", _eval, "a checkpoint on a split: its error, and report.html with errors by class, confusions, "
-               "calibration, surest mistakes", config=None, workdir="")
+               "calibration, surest mistakes; of a detector: AP, precision and recall, confusions, best and worst",
+               config=None, workdir="")
     sub.add_argument("--split", choices=("train", "validation", "test"), default="test")
     sub.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
 
@@ -458,6 +459,7 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
     import jax
 
     from cnnjax.configs.ladder import defaults
+    from cnnjax.detection import run as detector_runs
     from cnnjax.detection import settings
     from cnnjax.experiments import ladder
     if options.devices is None:             # `train`, which gets here too, was started with two
@@ -466,7 +468,10 @@ def _ladder(options: argparse.Namespace, overrides: list[str]) -> None:
     config = configs.load(_find(options.config), overrides)
     if _is_detector(config):
         known = fields.defaults(settings.declared_alone(config))
-        ladder.train(_load(options, overrides, known), options.workdir)
+        detector_runs.train(_load(options, overrides, known), options.workdir)
+    elif "detectors" not in config:
+        raise UserError(f"{options.config} is no config of detectors: it has neither the field 'detectors' nor a "
+                        "detector's 'model.name'; a classifier is trained by cnnjax train")
     else:
         ladder.run(_load(options, overrides, defaults.ladder()), options.workdir)
 
@@ -529,13 +534,13 @@ def _no_config(verb: str, overrides: list[str]) -> None:
 def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax import classification
     if (options.workdir / "detector.json").exists() and (options.workdir / "config.json").exists():
-        from cnnjax.experiments import ladder
-        _no_config("eval of a detector", overrides)
-        if options.split != "test" or options.step is not None:
-            raise UserError("eval of a detector: is on its test images, and of the checkpoint that it kept; leave out "
-                            "--split and --step")
-        result = ladder.evaluate(options.workdir)
-        print(f"test mAP {100 * result['map']:.2f} %, COCO AP {100 * result['coco']['AP']:.2f} %")
+        from cnnjax.detection import run as detector_runs
+        if options.step is not None:
+            raise UserError("--step: a detector keeps the variables of its best checkpoint, or its last; leave it out")
+        result = detector_runs.evaluate(options.workdir, options.split, overrides)
+        detector_runs.print_classes(result)
+        print(f"{options.split} mAP {100 * result['map']:.2f} %, COCO AP {100 * result['coco']['AP']:.2f} %")
+        print(f"report: {options.workdir / 'report.html'}")
         return
     row = classification.evaluate(options.workdir, options.split, options.step, overrides)
     print(f"{row['split']} error {100 * row['error']:.2f} %, loss {row['loss']:.4f}, step {row['step']}")
@@ -545,7 +550,12 @@ def _eval(options: argparse.Namespace, overrides: list[str]) -> None:
 def _report(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.training import workdir as workdirs
     config = workdirs.read_config(options.folder)
-    if "study" in config or "sweep" in config or "detectors" in config or (options.folder / "detector.json").exists():
+    if _is_detector(config):
+        from cnnjax.detection import run as detector_runs
+        _no_config("report", overrides)
+        print(f"report: {detector_runs.report(options.folder)}")
+        return
+    if "study" in config or "sweep" in config or "detectors" in config:
         from cnnjax.experiments import depth, ladder, sweep
         part = depth if "study" in config else sweep if "sweep" in config else ladder
         _no_config("report", overrides)

@@ -163,6 +163,20 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
             node[name] = literal(text)
 
 
+def with_data(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
+    """A run's config with `data.field=value` overrides, by which it is judged on data that has moved, or on another.
+
+    Raises UserError for a field of another group, and as `set_field`.
+    """
+    changed = config.copy_and_resolve_references()
+    for override in overrides:
+        field, _, text = override.partition("=")
+        if not field.startswith("data."):
+            raise UserError(f"--config.{override}: a run is judged as it was trained; only --config.data.* may be set")
+        set_field(changed, field, text)
+    return changed
+
+
 def _parse(field: str, text: str, default: Any) -> Any:
     value = text if isinstance(default, str) else literal(text)
     if isinstance(default, float) and type(value) is int:

@@ -1,6 +1,6 @@
 """A classifier's network: made as a config says, read from a run, or begun from weights that were trained before."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,6 +107,10 @@ def read_run(workdir: Path) -> ConfigDict:
 
 # Weights to begin from
 
+Init = Callable[[int], Any]
+"""`init(count)`: the variables of a network for so many classes."""
+
+
 class Pretrained(NamedTuple):
     """Weights that were trained before. What is not known is None."""
 
@@ -162,18 +166,18 @@ def _same_network(ours: nn.Module, theirs: nn.Module, name: str, source: str, wa
                             f"with {b!r}; set --config.model.{field}={b}")
 
 
-def matching(module: nn.Module, image_shape: Sequence[int], classes: Sequence[str], found: Pretrained,
-             source: str) -> tuple[Variables, list[str]]:
+def matching(init: Init, classes: Sequence[str], found: Pretrained, source: str) -> tuple[Variables, list[str]]:
     """Those of the weights `found` that a network for `classes` begins from, and the paths of what it makes new: of the
-    last layer, where the classes are others or more or fewer.
+    layers whose shape depends on the number of classes, where the classes are others or more or fewer.
 
-    Raises UserError naming a path that `found` lacks, has beside, or has in another shape.
+    `init(count)` gives the variables of the network for so many classes; it is traced, not run. Raises UserError naming
+    a path that `found` lacks, has beside, or has in another shape.
     """
-    ours = flatten_dict(jax.eval_shape(partial(init_variables, module, image_shape), jax.random.key(0)), sep="/")
+    ours, one_more = (flatten_dict(dict(jax.eval_shape(partial(init, len(classes) + extra))), sep="/")
+                      for extra in (0, 1))
     theirs = flatten_dict(dict(found.variables), sep="/")
-    last = _last_layer(module, image_shape)
     others = found.classes is not None and found.classes != tuple(classes)
-    new = [path for path in ours if path in last and path in theirs and
+    new = [path for path in ours if path in theirs and ours[path].shape != one_more[path].shape and
            (others or np.shape(theirs[path]) != ours[path].shape)]
     for path, leaf in ours.items():
         if path not in theirs:
@@ -188,15 +192,13 @@ def matching(module: nn.Module, image_shape: Sequence[int], classes: Sequence[st
     return unflatten_dict({path: leaf for path, leaf in theirs.items() if path not in new}, sep="/"), new
 
 
+def said(source: str, new: Sequence[str]) -> str:
+    """What is told at the start of a training that begins from weights, `new` the paths of what is made new."""
+    return f"begins from {source}; new: {', '.join(new) or 'nothing'}"
+
+
 def graft(variables: Variables, found: Variables) -> Variables:
     """`variables` with the leaves that `found` has in their place."""
     ours = flatten_dict(dict(variables), sep="/")
     taken = {path: jnp.asarray(leaf, ours[path].dtype) for path, leaf in flatten_dict(dict(found), sep="/").items()}
     return unflatten_dict(ours | taken, sep="/")
-
-
-def _last_layer(module: nn.Module, image_shape: Sequence[int]) -> set[str]:
-    """The paths of the variables whose shape depends on the number of classes, such as `params/classifier/kernel`."""
-    one, other = (flatten_dict(jax.eval_shape(partial(init_variables, m, image_shape), jax.random.key(0)), sep="/")
-                  for m in (module, module.clone(num_classes=module.num_classes + 1)))
-    return {path for path, leaf in one.items() if leaf.shape != other[path].shape}

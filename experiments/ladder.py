@@ -6,37 +6,26 @@ training.
 """
 
 import json
-import time
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
-from cnnjax import config as configs
 from cnnjax import detection
 from cnnjax.config import nearest
-from cnnjax.data import detection as datasets
-from cnnjax.data.detection import DetectionData, DetectionSet
-from cnnjax.detection import inference, pretraining, saved, settings, stages
-from cnnjax.detection.detector import Detector, Variables
-from cnnjax.detection.inference import Prediction
-from cnnjax.detection.proposals import Cache, Proposals
+from cnnjax.data.detection import DetectionData
+from cnnjax.detection import run as detector_runs
+from cnnjax.detection import settings
+from cnnjax.detection.run import COUNTS
 from cnnjax.errors import UserError
-from cnnjax.evaluation.coco_ap import coco_ap
-from cnnjax.evaluation.voc_ap import proposal_recall, voc_ap
-from cnnjax.reporting import boxes, html, tables
+from cnnjax.reporting import html, tables
 from cnnjax.training import distributed
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.task import OnEval
 
-COUNTS = (50, 100, 200, 500, 1000, 2000)
-SAMPLES = 4         # test images that the report shows
 HEADER = ("detector", "family", "mAP %", "COCO AP %", "small", "medium", "large", "s/image", "proposals s", "network s",
           "rest s", "training min", "proposals min", "disk MB")
 
@@ -48,49 +37,17 @@ def run(config: ConfigDict, workdir: Path, on_eval: OnEval | None = None) -> Non
     """
     check(config)
     with workdirs.claim(workdir, config):
-        data, validation = _load(config, workdir)
+        data = detector_runs.load_data(config)
+        keep_data(workdir, data)
         for name in config.detectors:
-            cell(settings.alone(config, name), data, validation, workdir / "cells" / name, workdir / "cells", on_eval)
+            detector_runs.train_and_test(settings.alone(config, name), data, workdir / "cells" / name,
+                                         workdir / "cells", on_eval)
         if distributed.is_writer():
             report(workdir)
 
 
-def train(config: ConfigDict, workdir: Path) -> None:
-    """Trains, tests and reports one detector: a ladder of one step, whose workdir is that step's."""
-    settings.check_alone(config)
-    with workdirs.claim(workdir, config):
-        cell(config, *_load(config, workdir), workdir, workdir)
-        if distributed.is_writer():
-            report(workdir)
-
-
-def evaluate(workdir: Path) -> dict[str, Any]:
-    """What `result.json` holds of the detector that `train`, or a ladder's cell, left in `workdir`, measured again on
-    its test images; the report is made again too. Raises UserError where the data has other classes now."""
-    config, (detector, classes, variables) = workdirs.read_config(workdir), saved.load(workdir)
-    with workdirs.claim(workdir, config):
-        data, _ = _load(config, workdir)
-        if data.classes != classes:
-            raise UserError(f"{workdir}: the detector knows {', '.join(classes)}, the data has "
-                            f"{', '.join(data.classes)}")
-        shared = workdir if (workdir / "proposals").exists() else workdir.parent
-        _test(config, data, workdir, shared, detector, variables)
-        report(workdir)
-    return json.loads((workdir / "result.json").read_text())
-
-
-def _load(config: ConfigDict, workdir: Path) -> tuple[DetectionData, DetectionSet | None]:
-    """The data set without the validation images, and those; what there is to say of it is kept and said."""
-    data, validation = datasets.load(config.data, config.seed), None
-    if config.data.validation:
-        kept, validation = datasets.hold_out(data.train, config.data.validation, config.seed)
-        data = data._replace(train=kept)
-    keep_data(workdir, data, config.data.validation)
-    return data, validation
-
-
-def keep_data(workdir: Path, data: DetectionData, validation: int = 0) -> None:
-    """Writes what there is to say of the data as `data.json`, and says it; `validation` images were held out.
+def keep_data(workdir: Path, data: DetectionData) -> None:
+    """Writes what there is to say of the data as `data.json`.
 
     Raises UserError where the ladder was begun with another split, drawn by seed of other images.
     """
@@ -102,10 +59,8 @@ def keep_data(workdir: Path, data: DetectionData, validation: int = 0) -> None:
     if distributed.is_writer():
         workdirs.write(path, workdirs.to_json({
             "classes": data.classes, "train": len(data.train), "test": len(data.test),
-            "validation": validation, "skipped": data.skipped, "unused": data.unused,
+            "validation": len(data.validation or ()), "skipped": data.skipped, "unused": data.unused,
             "notes": data.notes, "split": split}, indent=1) + "\n")
-        for line in data.said():
-            print(line)
 
 
 def check(config: ConfigDict) -> None:
@@ -121,122 +76,10 @@ def check(config: ConfigDict) -> None:
     settings.check(config)
 
 
-def cell(config: ConfigDict, data: DetectionData, validation: DetectionSet | None, folder: Path, shared: Path,
-         on_eval: OnEval | None = None) -> None:
-    """Trains and tests one detector; `result.json` in its folder says that it is done.
-
-    In the folder `shared` lie the proposals and the pre-trained backbone, which serve other detectors too. Of several
-    processes all do so, and one writes.
-    """
-    if (folder / "result.json").exists():
-        return
-    detector = settings.create(config, len(data.classes))
-    search = Cache(shared / "proposals", detector.proposals) if detector.needs_proposals else None
-    resumed = (folder / workdirs.METRICS).exists() or any(folder.glob(f"*/{workdirs.METRICS}"))
-    if not (folder / "detector.json").exists():
-        source = None
-        if "windows" in config:
-            source = pretraining.backbone(settings.window_classifier(config, len(data.classes)), config.pretraining,
-                                          data.train, config.seed, config.data.flip, shared / "backbone")
-        elif getattr(detector, "pretrained", {}):
-            source = pretraining.trunk(detector.backbone)
-        if search is not None:
-            _proposals(search, data)            # timed on their own, kept for all
-        began = time.perf_counter()
-        setup = stages.Setup(data.train, config, config.seed, config.data.flip, config.data.jitter,
-                             pretraining.init_variables(detector, config.seed, source),
-                             lambda: [p.boxes for p in _proposals(search, data)] if search is not None else [],
-                             partial(_validate, validation, data.classes, config, search) if validation else None,
-                             config.transforms)
-        variables = stages.run(stages.stages_of(detector, setup), config, folder, on_eval)
-        took = {"seconds": time.perf_counter() - began, "resumed": resumed}
-        if distributed.is_writer():
-            workdirs.write(folder / "config.json", configs.dump(config))
-            workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
-            saved.save(folder, config.model.name, detector, data.classes, variables)
-    else:
-        variables = saved.load(folder).variables
-    _test(config, data, folder, shared, detector, variables)
-
-
-def _test(config: ConfigDict, data: DetectionData, folder: Path, shared: Path, detector: Any, variables: Variables,
-          ) -> None:
-    """Writes `result.json`, the scores and times of a trained detector on the test images, and a picture of some."""
-    search = Cache(shared / "proposals", detector.proposals) if detector.needs_proposals else None
-    variables = jax.device_put(variables)
-    found = []
-    for i in range(len(data.test)):
-        image = data.test.read(i)
-        inference.predict(detector, variables, image, search)       # compiles where a size is new; the second is timed
-        found.append(inference.predict(detector, variables, image, search))
-    if not distributed.is_writer():
-        return
-    _samples(detector, data, found, folder / "figures" / "detections.png")
-    result = {**scores(found, data, config.eleven_points), **json.loads((folder / "training.json").read_text()),
-              "title": detector.title,
-              "proposals_by": _proposer(detector, found),
-              "proposal_seconds": sum(p.seconds for p in _proposals(search, data)) if search is not None else 0.0,
-              "disk_bytes": _disk(folder / "features", shared / "proposals" if search is not None else None),
-              "hardware": f"{jax.devices()[0].device_kind}, {jax.device_count()} device"}
-    workdirs.write(folder / "result.json", workdirs.to_json(result, indent=1) + "\n")
-
-
-def _validate(images: DetectionSet, classes: Sequence[str], config: ConfigDict, search: Cache | None,
-              detector: Detector, variables: Variables) -> dict[str, Any]:
-    """mAP and COCO AP on the validation images."""
-    variables = jax.device_put(variables)
-    found = [inference.predict(detector, variables, images.read(i), search).detections for i in range(len(images))]
-    ap = voc_ap(found, images.objects, len(classes), eleven_points=config.eleven_points)
-    return {"examples": len(images), "map": float(np.nanmean(ap)),
-            "coco_ap": coco_ap(found, images.objects, len(classes))["AP"]}
-
-
-def _proposals(search: Cache, data: DetectionData) -> list[Proposals]:
-    """Those of each training image, made where they are not kept yet."""
-    return search.all(data.train.read(i) for i in range(len(data.train)))
-
-
-def scores(found: Sequence[Prediction], data: DetectionData, eleven_points: bool) -> dict[str, Any]:
-    """Accuracy, proposal recall and median seconds an image of what a detector found on the test images."""
-    detections, truths = [f.detections for f in found], data.test.objects
-    ap = voc_ap(detections, truths, len(data.classes), eleven_points=eleven_points)
-    return {"map": float(np.nanmean(ap)), "ap": dict(zip(data.classes, ap.tolist(), strict=True)),
-            "coco": coco_ap(detections, truths, len(data.classes)),
-            "recall": {str(n): r for n, r in proposal_recall([f.proposals for f in found], truths, COUNTS).items()},
-            "proposals": float(np.mean([len(f.proposals) for f in found])),
-            "image_seconds": {part: float(np.median([f.seconds[part] for f in found]))
-                              for part in ("proposals", "network", "rest")}}
-
-
-def _proposer(detector: Detector, found: Sequence[Prediction]) -> str:
-    """What makes a detector's proposals; "" for one without."""
-    if detector.needs_proposals:
-        return "selective search"
-    return "region proposal network" if any(len(f.proposals) for f in found) else ""
-
-
-def _disk(*folders: Path | None) -> int:
-    """Bytes of proposals and features that a detector's training keeps on disk."""
-    return sum(file.stat().st_size for folder in folders if folder is not None for file in folder.glob("*.npz"))
-
-
-def _samples(detector: Detector, data: DetectionData, found: Sequence[Prediction], path: Path) -> None:
-    """The first test images with the ground truth (above) and the detections (below)."""
-    above, below = [], []
-    for i in range(min(SAMPLES, len(found))):
-        image, truth, d = data.test.read(i), data.test.objects[i], found[i].detections
-        above.append(boxes.draw(image, truth.boxes, [data.classes[c] for c in truth.classes],
-                                [boxes.COLOURS[c % len(boxes.COLOURS)] for c in truth.classes]))
-        below.append(boxes.draw_detections(image, d.boxes, d.scores, d.classes, data.classes,
-                                           detector.default_score_threshold))
-    boxes.save(boxes.grid([above, below]), path)
-
-
 def report(workdir: Path) -> Path:
     """Prints the table of the finished cells of `workdir`, writes the figure, table.md and report.html."""
     config = workdirs.read_config(workdir)
-    folders = {config.model.name: workdir} if "model" in config else {
-        name: workdir / "cells" / name for name in detection.names() if name in config.detectors}
+    folders = {name: workdir / "cells" / name for name in detection.names() if name in config.detectors}
     results = {name: workdirs.with_nan(json.loads((folder / "result.json").read_text()))
                for name, folder in folders.items() if (folder / "result.json").exists()}
     if not results:
@@ -247,10 +90,10 @@ def report(workdir: Path) -> Path:
     figure(results, figures / "ladder.png")
     main, classes, recall = table(results), class_table(results), recall_table(results)
     sentences = verdict(results)
-    what = next(iter(results.values()))["title"] if "model" in config else "The ladder of detectors"
-    title = f"{what}, {data['train']} images to train, {data['test']} to test"
-    parts = [html.paragraph(s) for s in sentences]
-    parts += [html.image(figures / "ladder.png", "mAP over seconds an image."), html.table(*main)]
+    title = f"The ladder of detectors, {data['train']} images to train, {data['test']} to test"
+    parts = [html.image(figures / "ladder.png", "mAP over seconds an image, a line for each family."),
+             html.table(*main)]
+    parts += [html.heading("What each rung bought"), *map(html.paragraph, sentences)]
     parts += [html.heading("AP50 of each class, %"), html.table(*classes)]
     parts += [html.heading("Recall of proposals at IoU 0.5, %"), html.table(*recall)]
     for name, result in results.items():
@@ -326,14 +169,29 @@ def recall_table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def verdict(results: dict[str, dict[str, Any]]) -> list[str]:
-    """What each step of a family bought, in words with its numbers, and whether it is faster than the one before."""
-    sentences = []
+    """What each detector of a family bought against the one before, three sentences of its numbers: the time of an
+    image, the accuracy, and what its training took."""
+    told = []
     for before, after in (pair for members in families(results).values() for pair in pairwise(members)):
         a, b = (sum(r["image_seconds"].values()) for r in (before, after))
-        gain = 100 * (after["map"] - before["map"])
-        sentences.append(f"{after['title']} takes {b:.3f} s an image, {before['title']} {a:.3f} s: {a / b:.1f} times "
-                         "as fast" + (", so not faster" if b >= a else "") + f"; its mAP is {gain:+.1f} points.")
-    return sentences
+        gain = {key: 100 * (after["coco"][key] - before["coco"][key])
+                for key in ("AP", "AP small", "AP medium", "AP large")}
+        by_size = {key.removeprefix("AP "): value for key, value in gain.items() if key != "AP" and value == value}
+        most = max(by_size, key=lambda size: abs(by_size[size]), default="")
+        sizes = f", most of {most} objects, {by_size[most]:+.1f}" if most else ""
+        told.append(
+            f"{after['title']} takes {b:.3f} s an image, {before['title']} {a:.3f} s: {a / b:.1f} times as fast"
+            f"{', so not faster' if b >= a else ''}. Its mAP is {100 * (after['map'] - before['map']):+.1f} points, "
+            f"its COCO AP {gain['AP']:+.1f}{sizes}. It was trained in {_minutes(after)}, keeping "
+            f"{after['disk_bytes'] / 1e6:.1f} MB on disk, against {_minutes(before)} and "
+            f"{before['disk_bytes'] / 1e6:.1f} MB.")
+    return told
+
+
+def _minutes(result: dict[str, Any]) -> str:
+    """The time that a training took, that of the proposals it needs beside it."""
+    proposals = f" and {result['proposal_seconds'] / 60:.1f} of proposals" if result["proposal_seconds"] else ""
+    return f"{result['seconds'] / 60:.1f} min{proposals}{' since it was resumed' if result['resumed'] else ''}"
 
 
 def figure(results: dict[str, dict[str, Any]], path: Path) -> None:

@@ -18,6 +18,12 @@ def known(name: str) -> tuple[str, ...]:
     return tuple(read_lines(FOLDER / f"{name}.txt"))
 
 
+def coco_of(count: int) -> tuple[str, ...] | None:
+    """COCO's names where a detector has as many classes as torchvision's, the background counted or not; else None."""
+    names = known("coco")
+    return {len(names): names, len(names) - 1: names[1:]}.get(count)
+
+
 def read(file: Path) -> tuple[str, ...]:
     """The names in a user's file, in order: text with one a line, or JSON, a list of names or an object of name by
     number (`{"0": "cat"}`, or `{"0": ["n02123045", "cat"]}` as Keras has them).

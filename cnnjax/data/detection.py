@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +34,11 @@ FIELDS: Fields = {
     "train_split": Field("trainval", "train+val joins two"),
     "test_split": Field("test", "empty: data.test_share of train_split, drawn by seed"),
     "test_share": Field(TEST_SHARE, "of the images, drawn by seed, where a data set has no splits", "(0, 1)"),
-    "validation": Field(0, "images held out of train_split, to score a detector on in training", NATURAL),
+    "validation": Field(0, "images held out of train_split by seed, to score a detector on in training", NATURAL),
+    "validation_split": Field("", "the split to score on instead, where the set has one"),
     "classes": Field((), "those to find; empty: all that are there"),
+    "verify": Field(True, "every image is decoded before training, so that a broken one is told at once; False: a file "
+                    "is opened when its turn comes"),
     "on_error": Field("stop", "or skip: faulty images and boxes are left out, counted and listed", ("stop", "skip")),
     "train_images": Field(0, "of scatter: how many are made"),
     "test_images": Field(0, "of scatter: how many are made"),
@@ -91,6 +95,7 @@ class DetectionData(NamedTuple):
     unused: tuple[str, ...] = ()        # what is there and not used though nothing is wrong with it, as by data.classes
     notes: tuple[str, ...] = ()         # choices that were made here, such as a test split drawn by seed
     split: Mapping[str, tuple[str, ...]] = {}       # the images of "train" and "test", where they were drawn by seed
+    validation: DetectionSet | None = None
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -117,28 +122,49 @@ FILES = {"yolo": yolo.SUFFIXES, "coco": (".json",)}
 def load(config: Any, seed: int) -> DetectionData:
     """The data set that `config` (the `data` group of an experiment's config) names by its `source`.
 
-    A set without splits, or an empty test_split, has `test_share` of its images held out, drawn by `seed`. Raises
-    UserError for an unknown source, a missing path or split, a split without an object that counts, and, with
-    `on_error="stop"`, the first fault.
+    A set without splits, or an empty test_split, has `test_share` of its images held out, drawn by `seed`; validation
+    images are those of `validation_split`, or `validation` of the training images. Raises UserError for an unknown
+    source, a missing path or split, a split without an object that counts, and, with `on_error="stop"`, the first
+    fault.
     """
+    data, count = _load(config, seed), config.get("validation", 0)
+    if not count:
+        return data
+    if data.validation is not None:
+        raise UserError(f"config field 'data.validation': found {count}, but data.validation_split is set too; leave "
+                        "one of them out")
+    kept, held = hold_out(data.train, count, seed)
+    return data._replace(train=kept, validation=held)
+
+
+def _load(config: Any, seed: int) -> DetectionData:
+    """`load` without the images that are held out of the training split."""
     from cnnjax.data import synthetic_digits, voc_tfds  # they import this module
 
+    held = config.get("validation_split", "")
     if config.source == "scatter":
+        if held:
+            raise UserError(f"config field 'data.validation_split': found {held!r}, but the embedded set has none; set "
+                            "data.validation to how many training images are held out")
         train = synthetic_digits.generate("train", config.train_images, config.size, seed)
         test = synthetic_digits.generate("test", config.test_images, config.size, seed)
         return DetectionData(train, test, synthetic_digits.CLASSES)
+    validation: DetectionSet | None = None
     faults = Faults(config.on_error)
     split: dict[str, tuple[str, ...]] = {}
     source, notes = formats.resolve(config.source, config.path, "detect")
     faults.notes += notes
     if source == "tfds":
         train, test, classes = voc_tfds.read(config.path, config.train_split, config.test_split, faults)
+        if held:
+            _, validation, _ = voc_tfds.read(config.path, config.train_split, held, faults)
     elif source in READERS:
-        train, test, classes, split = _read(source, config, seed, faults)
+        train, test, validation, classes, split = _read(source, config, seed, faults)
     else:
         raise UserError(f"data.source: found {source!r}, expected one of auto, scatter, tfds, {', '.join(READERS)}"
                         f"{nearest(source, READERS)}")
-    for images, name in ((train, config.train_split), (test, config.test_split)):
+    for images, name in ((train, config.train_split), (test, config.test_split),
+                         *([] if validation is None else [(validation, held)])):
         if not len(images):
             raise UserError(f"data.path {config.path}: no usable image in split {name!r}")
         if all(objects.difficult.all() for objects in images.objects):
@@ -153,7 +179,8 @@ def load(config: Any, seed: int) -> DetectionData:
     folded = Counter(name.casefold() for name in classes)
     if alike := [name for name in classes if folded[name.casefold()] > 1]:
         faults.note(f"classes that differ in the case of letters alone: {', '.join(alike)}")
-    return DetectionData(train, test, classes, tuple(faults.skipped), tuple(faults.unused), tuple(faults.notes), split)
+    return DetectionData(train, test, classes, tuple(faults.skipped), tuple(faults.unused), tuple(faults.notes), split,
+                         validation)
 
 
 def read_all(source: str, path: str) -> tuple[dict[str, DetectionSet], tuple[str, ...], Faults]:
@@ -174,15 +201,22 @@ def read_all(source: str, path: str) -> tuple[dict[str, DetectionSet], tuple[str
 
 
 def _read(source: str, config: Any, seed: int, faults: Faults,
-          ) -> tuple[DetectionSet, DetectionSet, tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """The two splits, the classes, and the names of the images of each split where they were drawn by seed."""
+          ) -> tuple[DetectionSet, DetectionSet, DetectionSet | None, tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The splits to train and to test on, that of the validation, the classes, and the names of the images of the first
+    two where they were drawn by seed."""
     root, found = _source(source, config.path, faults)
     train_names, test_names = choose_splits(found, root, config.train_split, config.test_split, faults)
-    parts = {name: found.parts[name]() for name in dict.fromkeys(train_names + test_names)}
+    held = config.get("validation_split", "")
+    held_names = _validation_names(found, root, held, faults) if held else []
+    for field_, names in (("train_split", train_names), ("test_split", test_names)):
+        if shared := set(held_names) & set(names):
+            raise UserError(f"config field 'data.validation_split': found {held!r}, but data.{field_} = "
+                            f"{config[field_]} has the images of {' + '.join(sorted(shared))} too; name another split")
+    parts = {name: found.parts[name]() for name in dict.fromkeys(train_names + test_names + held_names)}
     classes = _classes([parts[name] for name in train_names], list(parts.values()), tuple(config.classes), config.path)
 
-    train = [entry for name in train_names for entry in parts[name].entries]
-    test = [entry for name in test_names for entry in parts[name].entries]
+    train, test, validation = ([entry for name in names for entry in parts[name].entries]
+                               for names in (train_names, test_names, held_names))
     split = {}
     if not test_names:
         names = [_name(entry, root) for entry in train]
@@ -196,9 +230,24 @@ def _read(source: str, config: Any, seed: int, faults: Faults,
     elif both := {entry.image for entry in train} & {entry.image for entry in test}:
         faults.note(f"{len(both)} image{'s are' if len(both) > 1 else ' is'} both in the training split and in the "
                     "test split")
-    chosen = bool(config.classes)
-    return (assemble(train, classes, faults, config.train_split, chosen),
-            assemble(test, classes, faults, config.test_split, chosen), classes, split)
+
+    def made(entries: list[Entry], name: str) -> DetectionSet:
+        return assemble(entries, classes, faults, name, bool(config.classes), config.get("verify", True))
+    return (made(train, config.train_split), made(test, config.test_split), made(validation, held) if held else None,
+            classes, split)
+
+
+def _validation_names(found: Source, root: Path, held: str, faults: Faults) -> list[str]:
+    """The names in `found` of the splits that data.validation_split asks for. Raises UserError as `choose_splits`."""
+    def named(text: str) -> str:
+        return text.replace("data.train_split", "data.validation_split")
+    own = Faults(faults.on_error)
+    try:
+        names, _ = choose_splits(found, root, held, "", own)
+    except UserError as error:
+        raise UserError(named(str(error))) from None
+    faults.notes += map(named, own.notes)
+    return names
 
 
 def _source(source: str, path: str, faults: Faults) -> tuple[Path, Source]:
@@ -249,6 +298,21 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
     return np.asarray(decode.to_rgb(decode.open_header(decode.read_file(path), name), name, upright))
 
 
+def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """An image file whose annotation says that it has that (height, width), upright or as it is stored.
+
+    Raises UserError where it has neither.
+    """
+    name = str(path)
+    image = decode.open_header(decode.read_file(path), name)
+    stored = image.height, image.width
+    pixels = np.asarray(decode.to_rgb(image, name, stored != size))
+    if pixels.shape[:2] != size:
+        raise UserError(f"{path}: the image is {pixels.shape[1]}x{pixels.shape[0]}, its annotation has another size; "
+                        "mend it, or set data.verify and data.on_error=skip")
+    return pixels
+
+
 def probe(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of the upright image in a file's bytes and as stored, after decoding all of them.
 
@@ -286,17 +350,22 @@ class _Seen:
     cut: int = 0                                                # boxes that reach far over the image's border
 
 
-def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, split: str,
-             chosen: bool) -> DetectionSet:
+def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, split: str, chosen: bool,
+             verify: bool = True) -> DetectionSet:
     """The set of all images that can be read, with their usable boxes of the given classes.
 
     Objects of other classes are counted; `chosen`: the classes are those that data.classes names. An image that its
-    orientation tag turns is turned, unless the annotation gives the size of the image as it is stored.
+    orientation tag turns is turned, unless the annotation gives the size of the image as it is stored. Unless `verify`,
+    the files whose size the annotation gives are not opened before they are read.
     """
     kept: list[Path] = []
-    sizes, objects, upright = [], [], []
+    sizes, objects, reads = [], [], []
     seen, index = _Seen(), {name: c for c, name in enumerate(classes)}
-    for entry, probed in zip(entries, probe_all([e.image for e in entries]), strict=True):
+    trusted = {e.image: e.size for e in entries if not verify and e.size is not None}
+    probes = iter(probe_all([e.image for e in entries if e.image not in trusted]))
+    for entry in entries:
+        given = trusted.get(entry.image)
+        probed = next(probes) if given is None else (given, given)
         if isinstance(probed, str):
             faults.found(entry.image, probed)
             continue
@@ -308,14 +377,15 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
         kept.append(entry.image)
         sizes.append(size)
         objects.append(_usable_objects(entry, height, width, index, faults, seen))
-        upright.append(size == turned)
+        reads.append(partial(read_annotated, entry.image, size) if entry.image in trusted else
+                     partial(read_image, entry.image, size == turned))
     _tell(split, seen, classes, chosen, faults)
     reach = [o.boxes.max() for o in objects if len(o.boxes)]
     if reach and max(reach) <= 1 < min(map(min, sizes)):
         faults.note(f"split {split!r}: no box reaches beyond the first pixel: are they shares of the image's sides, as "
                     "only data.source=yolo reads them?")
     return DetectionSet(tuple(p.name for p in kept), np.array(sizes).reshape(-1, 2), tuple(objects),
-                        lambda i: read_image(kept[i], upright[i]))
+                        lambda i: reads[i]())
 
 
 def _usable_objects(entry: Entry, height: int, width: int, index: Mapping[str, int], faults: Faults,
@@ -473,6 +543,11 @@ class Batches:
                               np.random.default_rng([self.seed, 6, step, row]))
                 for row, i in enumerate(self.indices(step))]
         return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def example(self, i: int) -> Batch:
+        """A batch of image i alone, as it is."""
+        plain = self._example(i, False, 1.0, np.random.default_rng(0))
+        return {key: value[None] for key, value in plain.items()}
 
     def _example(self, i: int, flip: bool, scale: float, rng: np.random.Generator) -> Batch:
         objects = self.data.objects[i]

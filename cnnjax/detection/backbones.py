@@ -73,6 +73,11 @@ class Small(nn.Module):
         return stages
 
 
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """Pixels (..., 3) in [0, 255] as float32, scaled to [0, 1], less the mean and over the deviation of a channel."""
+    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean)) / jnp.asarray(std)
+
+
 class Trunk(nn.Module):
     """A network's levels from pixels: `(N, H, W, 3)` uint8 and `(N, 2)` heights and widths to `Levels`.
 
@@ -89,7 +94,7 @@ class Trunk(nn.Module):
 
     def __call__(self, images: jax.Array, sizes: jax.Array, *, train: bool = False) -> dict[str, tuple[jax.Array, int]]:
         _, height, width, _ = images.shape
-        x = (images.astype(jnp.float32) / 255 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        x = normalise(images, self.mean, self.std)
         rows = jnp.arange(height) < sizes[:, :1]                                        # (N, H)
         columns = jnp.arange(width) < sizes[:, 1:]                                      # (N, W)
         x = jnp.where(rows[:, :, None, None] & columns[:, None, :, None], x, 0)

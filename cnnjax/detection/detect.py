@@ -27,12 +27,19 @@ def of_weights(name: str, weights: str | Path, classes: Path | None = None) -> S
     numbers to 90 with gaps. Raises UserError where names are missing, or are not as many as the detector's classes.
     """
     detector, variables = interop.detector_from_torch(name, weights)
-    names, count = class_names.known("coco") if classes is None else class_names.read(classes), detector.num_classes
+    count = detector.num_classes
+    if classes is None:
+        names = class_names.coco_of(count)
+        if names is None:
+            raise UserError(f"COCO has {len(class_names.known('coco')) - 1} classes, but {weights} is for {count}; "
+                            "give a file of their names by --classes, one a line")
+        return Saved(detector, names, variables)
+    names = class_names.read(classes)
     if len(names) == count + 1 and names[0] == class_names.BACKGROUND:
         names = names[1:]
     if len(names) != count:
-        known = f"{classes}: names {len(names)} classes" if classes else f"COCO has {len(names) - 1} classes"
-        raise UserError(f"{known}, but {weights} is for {count}; give a file of their names by --classes, one a line")
+        raise UserError(f"{classes}: names {len(names)} classes, but {weights} is for {count}; give a file of their "
+                        "names by --classes, one a line")
     return Saved(detector, names, variables)
 
 

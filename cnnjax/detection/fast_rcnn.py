@@ -106,7 +106,7 @@ class FastRCNN:
         return _predict(self, variables, canvases, sizes, proposals)
 
 
-def create(num_classes: int, **values: Any) -> FastRCNN:
+def create(num_classes: int = 20, **values: Any) -> FastRCNN:
     """The detector with other values in some of its fields."""
     return fields.replace(FastRCNN(num_classes), values)
 

@@ -21,7 +21,7 @@ from cnnjax.detection.rpn import RPN, Anchors, Proposals, RPNOutput, TopN, propo
 from cnnjax.detection.stages import Setup, Stage, Training
 from cnnjax.detection.targets import RoITargets, Truth, anchor_targets, check_background, roi_targets
 from cnnjax.errors import UserError
-from cnnjax.fields import COUNT, NOT_NEGATIVE, SHARE, setting
+from cnnjax.fields import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, setting
 
 
 class Network(nn.Module):
@@ -73,6 +73,7 @@ class FasterRCNN:
     fraction: float = setting(0.25, SHARE, "of them foreground, at most")
     foreground: float = setting(0.5, SHARE, "IoU from which an RoI is an object")
     background: tuple[float, float] = setting((0.0, 0.5), SHARE, "IoU of an RoI that is background", length=2)
+    box_beta: float = setting(1.0, POSITIVE, "where the heads' smooth L1 bends; the RPN's does at 1/9")
     test: Postprocess = field(default_factory=Postprocess)
 
     title: ClassVar[str] = "Faster R-CNN"
@@ -81,10 +82,7 @@ class FasterRCNN:
     pretrained: ClassVar[Mapping[str, str]] = {"trunk": "trunk", "roi_heads/head": "head"}
 
     def __post_init__(self) -> None:
-        check_background("faster_rcnn", self.background)
-        if self.negative > self.positive:
-            raise UserError(f"config field 'faster_rcnn.negative': found {self.negative}, expected at most positive = "
-                            f"{self.positive}")
+        check_ious("faster_rcnn", self)
 
     @property
     def scored_in_training(self) -> bool:
@@ -110,9 +108,7 @@ class FasterRCNN:
 
     def init(self, key: jax.Array) -> Variables:
         """Random variables."""
-        rois = Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.ones((1, 1), bool))
-        return jax.jit(lambda key: self.network.init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64),
-                                                     lambda proposed: rois))(key)
+        return init(self.network, key)
 
     def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, hyper: Any,
              axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
@@ -131,9 +127,24 @@ class FasterRCNN:
         return predict(self, variables, canvases, sizes)
 
 
-def create(num_classes: int, **values: Any) -> FasterRCNN:
+def create(num_classes: int = 20, **values: Any) -> FasterRCNN:
     """The detector with other values in some of its fields."""
     return fields.replace(FasterRCNN(num_classes), values)
+
+
+def init(network: Network, key: jax.Array) -> Variables:
+    """Random variables of a network."""
+    rois = Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.ones((1, 1), bool))
+    return jax.jit(lambda key: network.init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64),
+                                            lambda proposed: rois))(key)
+
+
+def check_ious(name: str, settings: Any) -> None:
+    """Raises UserError unless the intervals of IoU of the detector `name` are such."""
+    check_background(name, settings.background)
+    if settings.negative > settings.positive:
+        raise UserError(f"config field '{name}.negative': found {settings.negative}, expected at most positive = "
+                        f"{settings.positive}")
 
 
 def loss(network: Network, settings: Any, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
@@ -155,7 +166,7 @@ def loss(network: Network, settings: Any, variables: Variables, batch: Mapping[s
     total, metrics = sum(terms.values(), jnp.float32(0)), dict(terms)
     if not rpn_only:
         scores, deltas = head
-        terms = roi_loss(scores, deltas, rois, axis_name)
+        terms = roi_loss(scores, deltas, rois, axis_name, settings.box_beta)
         total += sum(terms.values(), jnp.float32(0))
         metrics |= {**terms, "foreground": (rois.labels > 0).mean()}
     state = {name: tree for name, tree in variables.items() if name != "params"} | new

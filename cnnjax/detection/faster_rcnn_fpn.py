@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import fields
@@ -19,10 +18,8 @@ from cnnjax.detection.fpn import PyramidAnchors, PyramidRoIAlign
 from cnnjax.detection.postprocess import Postprocess
 from cnnjax.detection.resize import resize_and_pad
 from cnnjax.detection.roi_heads import RoIHeads
-from cnnjax.detection.rpn import RPN, Proposals, TopN
-from cnnjax.detection.targets import check_background
-from cnnjax.errors import UserError
-from cnnjax.fields import COUNT, NOT_NEGATIVE, SHARE, setting
+from cnnjax.detection.rpn import RPN, TopN
+from cnnjax.fields import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, setting
 
 BACKBONE = Backbone("resnet50", hidden=(1024, 1024), dropout=0.0,
                     frozen=("trunk/net/conv1", "trunk/net/norm1", "trunk/net/stage1"))
@@ -56,6 +53,8 @@ class FasterRCNNFPN:
     fraction: float = setting(0.25, SHARE, "of them foreground, at most")
     foreground: float = setting(0.5, SHARE, "IoU from which an RoI is an object")
     background: tuple[float, float] = setting((0.0, 0.5), SHARE, "IoU of an RoI that is background", length=2)
+    box_beta: float = setting(1.0, POSITIVE, "where the heads' smooth L1 bends, 1/9 in torchvision; the RPN's does at "
+                              "1/9")
     background_box: bool = setting(False, text="whether a box of the background is predicted too, as in torchvision")
     test: Postprocess = field(default_factory=lambda: Postprocess(nms=0.5))
     resize: Sequence[int] = setting((), COUNT, "torchvision's preprocessing to (short side, long side), not canvases")
@@ -66,10 +65,7 @@ class FasterRCNNFPN:
     pretrained: ClassVar[Mapping[str, str]] = {"trunk/net": "trunk/net"}
 
     def __post_init__(self) -> None:
-        check_background("faster_rcnn_fpn", self.background)
-        if self.negative > self.positive:
-            raise UserError(f"config field 'faster_rcnn_fpn.negative': found {self.negative}, expected at most "
-                            f"positive = {self.positive}")
+        faster_rcnn.check_ious("faster_rcnn_fpn", self)
 
     @property
     def frozen(self) -> Sequence[str]:
@@ -88,9 +84,7 @@ class FasterRCNNFPN:
 
     def init(self, key: jax.Array) -> Variables:
         """Random variables."""
-        rois = Proposals(jnp.zeros((1, 1, 4)), jnp.zeros((1, 1)), jnp.ones((1, 1), bool))
-        return jax.jit(lambda key: self.network.init(key, jnp.zeros((1, 64, 64, 3), jnp.uint8), jnp.full((1, 2), 64),
-                                                     lambda proposed: rois))(key)
+        return faster_rcnn.init(self.network, key)
 
     def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array, hyper: Any,
              axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
@@ -103,13 +97,14 @@ class FasterRCNNFPN:
         return faster_rcnn.predict(self, variables, canvases, sizes)
 
 
-def create(num_classes: int, **values: Any) -> FasterRCNNFPN:
+def create(num_classes: int = 80, **values: Any) -> FasterRCNNFPN:
     """The detector with other values in some of its fields."""
     return fields.replace(FasterRCNNFPN(num_classes), values)
 
 
-def create_torchvision(num_classes: int, **values: Any) -> FasterRCNNFPN:
-    """torchvision's `fasterrcnn_resnet50_fpn`. Its weights for COCO are for 90 classes and the background."""
+def create_torchvision(num_classes: int = 90, **values: Any) -> FasterRCNNFPN:
+    """torchvision's `fasterrcnn_resnet50_fpn`, by default for its weights of COCO: 90 classes, which torchvision calls
+    91 with the background."""
     default = FasterRCNNFPN(num_classes, backbone=replace(BACKBONE, stride_in_3x3=True), background_box=True,
-                            test=Postprocess(nms=0.5, min_size=1e-2), resize=(800, 1333))
+                            box_beta=1 / 9, test=Postprocess(nms=0.5, min_size=1e-2), resize=(800, 1333))
     return fields.replace(default, values)

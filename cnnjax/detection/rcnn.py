@@ -156,7 +156,7 @@ class RCNN:
         return _classify(self, variables["linear"], pooled, features, rois, np.asarray(sizes))
 
 
-def create(num_classes: int, **values: Any) -> RCNN:
+def create(num_classes: int = 20, **values: Any) -> RCNN:
     """The detector with other values in some of its fields."""
     return fields.replace(RCNN(num_classes), values)
 

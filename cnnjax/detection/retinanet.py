@@ -23,27 +23,31 @@ from cnnjax.detection.postprocess import Postprocess, best_boxes, each_image
 from cnnjax.detection.resize import resize_and_pad
 from cnnjax.detection.targets import Truth
 from cnnjax.fields import COUNT, NOT_NEGATIVE, SHARE, setting
-from cnnjax.models.layers import conv
+from cnnjax.models.layers import conv, he_normal
 
 
 class Head(nn.Module):
     """Four 3x3 convolutions, each rectified, and one more (figure 3). `(N, h, w, C) -> (N, h, w, outputs)` float32.
 
     All start as N(0, 0.01) without bias, but for `prior`: the probability that the sigmoid of the last one's begins
-    with (section 4.1).
+    with (section 4.1). `std` 0 starts the four as He et al. 2015 instead: 0.01 suits the paper's 256 channels, of 64
+    four such layers leave a thousandth of the signal.
     """
 
     outputs: int
     prior: float = 0.5
+    std: float = 0.01
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        layer = partial(conv, kernel=3, use_bias=True, kernel_init=nn.initializers.normal(0.01), dtype=self.dtype)
+        layer = partial(conv, kernel=3, use_bias=True, dtype=self.dtype)
+        hidden = nn.initializers.normal(self.std) if self.std else he_normal
         for i in range(1, 5):
-            x = nn.relu(layer(x.shape[-1], name=f"conv{i}")(x))
+            x = nn.relu(layer(x.shape[-1], kernel_init=hidden, name=f"conv{i}")(x))
         bias = nn.initializers.constant(-math.log((1 - self.prior) / self.prior))
-        return layer(self.outputs, bias_init=bias, name="output")(x).astype(jnp.float32)
+        return layer(self.outputs, kernel_init=nn.initializers.normal(0.01), bias_init=bias,
+                     name="output")(x).astype(jnp.float32)
 
 
 class Network(nn.Module):
@@ -89,6 +93,7 @@ class RetinaNet:
     sizes: Sequence[Sequence[float]] = setting(PAPER_SIZES, "", "pixels of the anchors of each level", length=0)
     ratios: Sequence[float] = setting((0.5, 1.0, 2.0), "[0.01, 100]", "height over width of anchors", length=0)
     prior: float = setting(0.01, "(0, 1)", "probability of an object that training begins with")
+    head_std: float = setting(0.01, NOT_NEGATIVE, "of the heads' first weights; 0: by their width, He et al. 2015")
     positive: float = setting(0.5, SHARE, "IoU from which an anchor is an object")
     negative: float = setting(0.4, SHARE, "IoU under which it is background")
     focal_gamma: float = setting(2.0, NOT_NEGATIVE, "how much less a right answer counts (section 3.2)")
@@ -111,8 +116,8 @@ class RetinaNet:
     def network(self) -> Network:
         pyramid, _ = fpn.create(self.backbone, self.backbone_stages, self.channels, self.extra, self.dtype)
         anchors = PyramidAnchors(self.sizes, self.ratios)
-        return Network(pyramid, Head(anchors.per_place * self.num_classes, self.prior, self.dtype),
-                       Head(4 * anchors.per_place, dtype=self.dtype), anchors)
+        return Network(pyramid, Head(anchors.per_place * self.num_classes, self.prior, self.head_std, self.dtype),
+                       Head(4 * anchors.per_place, std=self.head_std, dtype=self.dtype), anchors)
 
     def preprocess(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `Detector.preprocess`: on the canvas that suits the image, or as torchvision resizes."""
@@ -140,13 +145,14 @@ class RetinaNet:
         return _predict(self, variables, canvases, sizes)
 
 
-def create(num_classes: int, **values: Any) -> RetinaNet:
+def create(num_classes: int = 80, **values: Any) -> RetinaNet:
     """The detector with other values in some of its fields."""
     return fields.replace(RetinaNet(num_classes), values)
 
 
-def create_torchvision(num_classes: int, **values: Any) -> RetinaNet:
-    """torchvision's `retinanet_resnet50_fpn`. Its weights for COCO have 91 classes, of which the first is none."""
+def create_torchvision(num_classes: int = 91, **values: Any) -> RetinaNet:
+    """torchvision's `retinanet_resnet50_fpn`, by default for its weights of COCO: they have 91 classes, of which the
+    first, the background of other detectors, is never detected."""
     default = RetinaNet(num_classes, backbone=replace(BACKBONE, stride_in_3x3=True), extra="P5",
                         sizes=TORCHVISION_SIZES, box_beta=0.0, resize=(800, 1333),
                         test=Postprocess(nms=0.5, max_detections=300, min_size=-1.0))

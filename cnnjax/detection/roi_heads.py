@@ -56,12 +56,12 @@ class RoIHeads(nn.Module):
         return self.classes(x).reshape(n, r, -1), self.boxes(x).reshape(n, r, -1, 4)[:, :, -self.num_classes:]
 
 
-def roi_loss(scores: jax.Array, deltas: jax.Array, targets: RoITargets,
-             axis_name: str | None = None) -> Mapping[str, jax.Array]:
+def roi_loss(scores: jax.Array, deltas: jax.Array, targets: RoITargets, axis_name: str | None = None,
+             beta: float = 1.0) -> Mapping[str, jax.Array]:
     """The two terms of Fast R-CNN's eq. 1 over all sampled RoIs of the minibatch, `(N, S, K + 1), (N, S, K, 4)`; lambda
-    is 1."""
+    is 1, and smooth L1 bends at `beta`."""
     of_class = jnp.maximum(targets.labels - 1, 0)[..., None, None]
     own = jnp.take_along_axis(deltas, of_class, -2)[..., 0, :]                          # (N, S, 4)
     return {"class_loss": losses.class_loss(scores, targets.labels, targets.mask, axis_name),
             "box_loss": losses.box_loss(own, targets.deltas, targets.labels > 0,
-                                        losses.total_count(targets.mask.sum(), axis_name), beta=1.0)}
+                                        losses.total_count(targets.mask.sum(), axis_name), beta)}

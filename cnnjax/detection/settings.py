@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
-from cnnjax import detection, fields
+from cnnjax import detection, fields, networks
 from cnnjax.data import detection as datasets
 from cnnjax.data.box_transforms import chain
 from cnnjax.data.synthetic_digits import SIDES
@@ -25,6 +25,7 @@ FIELDS: Fields = {
     "seed": loop.FIELDS["seed"],
     "dtype": Field("float32", "of activations", ("float32", "bfloat16")),
     "deterministic": Field(False, "the same bits on a GPU too, where sums are faster in any order"),
+    "sync_batch_norm": Field(False, "batch statistics over all devices; else of each device"),
     "detectors": Field(("rcnn", "sppnet", "fast_rcnn", "faster_rcnn"), "those to train and compare"),
     "data": datasets.FIELDS,
     "backbone": fields.of_dataclass(Backbone()),
@@ -88,13 +89,16 @@ def check(config: ConfigDict) -> None:
             detector_of(config, name, 1)
     for name in config.detectors:
         detector, group = detector_of(config, name, 1), config[name]
-        _check_training(group.training, detector, config.data.validation, f"{name}.training.")
+        _check_training(group.training, detector, config.data, f"{name}.training.")
         _check_transforms(group.get("transforms", ()), detector, f"{name}.transforms")
     _check_data(config)
     _check_pretraining(config, detector_of(config, "rcnn", 1))
 
 
 # One detector
+
+GENERAL = ("seed", "dtype", "deterministic", "sync_batch_norm", "data", "eleven_points")
+"""The fields of a ladder that a config of one detector has too."""
 
 WINDOWS = ("side", "context", "fraction", "foreground")
 """The fields of R-CNN that say on which windows a backbone is pre-trained."""
@@ -103,15 +107,18 @@ WINDOWS = ("side", "context", "fraction", "foreground")
 def alone(config: ConfigDict, name: str) -> ConfigDict:
     """The config of one detector of a ladder: its fields in the group `model`, those of its training at the top.
 
-    A detector with the backbone of the ladder begins with its pre-training, one of another backbone with its weights or
-    from scratch.
+    A detector begins with the pre-training of its backbone where that is of the ladder's network, one of another
+    network with its weights or from scratch; with `init.weights` any begins with those.
     """
     detector = detector_of(config, name, 1)
-    own = ConfigDict({field: config[field] for field in ("seed", "dtype", "deterministic", "data", "eleven_points")})
+    own = ConfigDict({field: config[field] for field in GENERAL})
+    own.init = fields.defaults(networks.INIT)
     own.model = {"name": name, **{field: value for field, value in saved.fields_of(detector).items()
                                   if field not in ("dtype", "canvases")}}
     own.transforms = config[name].get("transforms", ())
-    if getattr(detector, "pretrained", {}) and detector.backbone == detector_of(config, "rcnn", 1).backbone:
+    backbone, theirs = getattr(detector, "backbone", None), detector_of(config, "rcnn", 1).backbone
+    if getattr(detector, "pretrained", {}) and (backbone == theirs or (
+            backbone.name == theirs.name and not backbone.weights)):
         own.pretraining = config.pretraining
         own.windows = {field: config.rcnn[field] for field in WINDOWS}
     own.update(config[name].training)
@@ -139,7 +146,7 @@ def declared_alone(config: ConfigDict) -> Fields:
              if field not in ("num_classes", "dtype", "canvases")}
     windows = fields.of_dataclass(RCNN(1))
     pretraining = {"pretraining": TRAINING, "windows": {field: windows[field] for field in WINDOWS}}
-    return {**{name: FIELDS[name] for name in ("seed", "dtype", "deterministic", "data", "eleven_points")}, **TRAINING,
+    return {**{name: FIELDS[name] for name in GENERAL}, **TRAINING, "init": networks.INIT,
             "model": {"name": Field(config.model.name, "a detector of `cnnjax.detection`"), **model},
             "transforms": TRANSFORMS, **(pretraining if "windows" in config else {})}
 
@@ -148,26 +155,48 @@ def check_alone(config: ConfigDict) -> None:
     """Refuses a config of one detector that cannot be run. Raises UserError as `check` does."""
     fields.check_values(config, declared_alone(config))
     detector = create(config, 1)
-    _check_training(config, detector, config.data.validation)
+    _check_training(config, detector, config.data)
     _check_transforms(config.transforms, detector, "transforms")
     _check_data(config)
+    _check_init(config, detector)
     if "windows" in config:
         _check_pretraining(config, window_classifier(config, 1), "model.")
 
 
+def _check_init(config: ConfigDict, detector: Any) -> None:
+    """That there is something at `init.weights`, and that the detector has what `init.frozen` names; it is traced, not
+    compiled."""
+    weights, backbone = config.init.weights, getattr(detector, "backbone", None)
+    if weights and not configs.user_path(weights).exists():
+        raise UserError(f"config field 'init.weights': there is no file or workdir {configs.user_path(weights)}")
+    if weights and backbone is not None and backbone.weights:
+        raise UserError("config fields 'init.weights' and 'model.backbone.weights' are both set: the first has the "
+                        "backbone too; leave one of them out")
+    if config.init.frozen:
+        try:
+            states.split(jax.eval_shape(detector.init, jax.random.key(0))["params"], config.init.frozen)
+        except UserError as error:
+            raise UserError(f"config field 'init.frozen': {error}") from None
+
+
 # Checks that both have
 
-def _check_training(training: ConfigDict, detector: Any, validation: int, prefix: str = "") -> None:
+def _check_training(training: ConfigDict, detector: Any, data: ConfigDict, prefix: str = "") -> None:
     """That it can be run, and evaluated before its end if that is asked for; `detector` is None of a pre-training."""
+    validated = bool(data.validation or data.validation_split)
     loop.check(training, prefix)
     if training.optimizer.label_smoothing:
         raise UserError(f"config field '{prefix}optimizer.label_smoothing': found "
                         f"{training.optimizer.label_smoothing}; no detector smooths its labels, set it to 0")
     scored = detector is not None and getattr(detector, "scored_in_training", True)
-    if training.eval_every < training.steps and not (validation and scored):
-        why = "there are no validation images: set data.validation" if scored else "what is trained is no detector yet"
+    if validated and scored:
+        return
+    why = "there are no validation images: set data.validation" if scored else "what is trained is no detector yet"
+    if training.eval_every < training.steps:
         raise UserError(f"config field '{prefix}eval_every': found {training.eval_every}, under steps = "
                         f"{training.steps}, but {why}")
+    if training.patience:
+        raise UserError(f"config field '{prefix}patience': found {training.patience}, but {why}")
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -198,7 +227,7 @@ def _check_canvases(canvases: Any) -> None:
 def _check_pretraining(config: ConfigDict, classifier: RCNN, prefix: str = "") -> None:
     """That a backbone can be pre-trained or its weights are there, and that it has what is to be frozen; its network is
     traced, not compiled."""
-    _check_training(config.pretraining, None, config.data.validation, "pretraining.")
+    _check_training(config.pretraining, None, config.data, "pretraining.")
     backbone = classifier.backbone
     if backbone.weights:
         backbones.weights_path(backbone)

@@ -185,7 +185,7 @@ class SPPNet:
         return _predict(self, variables, canvases, sizes, proposals)
 
 
-def create(num_classes: int, **values: Any) -> SPPNet:
+def create(num_classes: int = 20, **values: Any) -> SPPNet:
     """The detector with other values in some of its fields."""
     return fields.replace(SPPNet(num_classes), values)
 

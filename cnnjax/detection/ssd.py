@@ -18,6 +18,7 @@ import optax
 from jax import lax
 
 from cnnjax import fields, ops
+from cnnjax.detection.backbones import normalise
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables
 from cnnjax.detection.losses import smooth_l1, total_count
 from cnnjax.detection.postprocess import BOX_WEIGHTS, Postprocess, best_boxes, each_image
@@ -151,16 +152,13 @@ class SSD:
     def init(self, key: jax.Array) -> Variables:
         return jax.jit(self.network.init)(key, jnp.zeros((1, self.size, self.size, 3)))
 
-    def _normalise(self, images: jax.Array) -> jax.Array:
-        return (images.astype(jnp.float32) / 255 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-
     def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
              hyper: Mapping[str, jax.Array], axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
         """Softmax loss of positives and hard negatives plus smooth L1 of positives, over the number of positives of
         the minibatch (eq. 1 with alpha 1)."""
         del key, hyper
         apply: Any = self.network.apply
-        (logits, deltas), new = apply(variables, self._normalise(batch["images"]), train=True,
+        (logits, deltas), new = apply(variables, normalise(batch["images"], self.mean, self.std), train=True,
                                       mutable=["batch_stats"])
         boxes = jnp.asarray(self.default_boxes())
         targets = jax.vmap(partial(ssd_targets, boxes, match_iou=self.match_iou))(Truth.of(batch))
@@ -181,7 +179,7 @@ class SSD:
 @partial(jax.jit, static_argnums=0)
 def _predict(detector: SSD, variables: Variables, canvases: jax.Array, sizes: jax.Array) -> DetectorOutput:
     apply: Any = detector.network.apply
-    logits, deltas = apply(variables, detector._normalise(canvases))
+    logits, deltas = apply(variables, normalise(canvases, detector.mean, detector.std))
     return each_image(partial(postprocess, detector, jnp.asarray(detector.default_boxes())), logits, deltas, sizes)
 
 
@@ -251,7 +249,7 @@ def torch_keys(detector: SSD) -> dict[str, str]:
     return keys
 
 
-def create(num_classes: int, **values: Any) -> SSD:
+def create(num_classes: int = 20, **values: Any) -> SSD:
     """SSD300 or, with `size=512`, SSD512, other values in some fields; at another size the maps are to be given too.
 
     Raises UserError where they are not, or do not fit each other.
@@ -270,9 +268,9 @@ def create(num_classes: int, **values: Any) -> SSD:
     return detector
 
 
-def create_torchvision(num_classes: int, **values: Any) -> SSD:
+def create_torchvision(num_classes: int = 90, **values: Any) -> SSD:
     """torchvision's `ssd300_vgg16`: its default boxes are smaller than the paper's, and no longer than the image.
 
-    `num_classes` is without the background, which torchvision counts in (91 for COCO).
+    By default for its weights of COCO: 90 classes, which torchvision calls 91 with the background.
     """
     return create(num_classes, **{"scales": (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05), "clip": True} | values)

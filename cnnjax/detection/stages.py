@@ -5,6 +5,7 @@ four, and all may begin with a backbone that was trained before.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from cnnjax.data.box_transforms import chain
 from cnnjax.data.detection import Batches, DetectionSet
 from cnnjax.detection import saved
 from cnnjax.detection.detector import Sizes, Variables
+from cnnjax.models.layers import frozen_norm, synchronised_norm
 from cnnjax.training import loop
 from cnnjax.training import state as states
 from cnnjax.training.task import OnEval, Stream
@@ -39,7 +41,7 @@ class Training:
     title: str                                  # for the progress bar
     seed: int
     score: Callable[[Variables], dict[str, Any]] | None = None
-    """Numbers on the validation images, of which "map" says which checkpoint is the best."""
+    """Numbers on the validation images, such as "loss", of which "map" says which checkpoint is the best."""
 
     @property
     def best(self) -> tuple[str, str] | None:
@@ -125,11 +127,28 @@ def run(stages: Sequence[Stage], training: ConfigDict, folder: Path, on_eval: On
             done[name] = saved.read_arrays(file)
             continue
         built = build(done, folder)
-        done[name] = fit(built, training, own, on_eval) if isinstance(built, Training) else built
+        done[name] = fit(_as_told(built, training), training, own, on_eval) if isinstance(built, Training) else built
         if number < len(stages):
             own.mkdir(parents=True, exist_ok=True)
             saved.write_arrays(file, done[name])
     return done[stages[-1][0]]
+
+
+def _as_told(training: Training, config: ConfigDict) -> Training:
+    """A training with what the fields `init.frozen`, `init.freeze_norm` and `sync_batch_norm` of `config` say, where it
+    has them."""
+    init, synchronised = config.get("init"), config.get("sync_batch_norm")
+
+    def loss(variables: Variables, batch: Any, key: jax.Array, hyper: Any, axis_name: str | None = None,
+             ) -> tuple[jax.Array, tuple[Any, Any]]:
+        with contextlib.ExitStack() as stack:
+            if synchronised and axis_name is not None:
+                stack.enter_context(synchronised_norm(axis_name))
+            if init is not None and init.freeze_norm:
+                stack.enter_context(frozen_norm())
+            return training.loss(variables, batch, key, hyper, axis_name)
+    frozen = tuple(init.frozen) if init is not None else ()
+    return dataclasses.replace(training, loss=loss, frozen=(*training.frozen, *frozen))
 
 
 def fit(training: Training, config: ConfigDict, folder: Path, on_eval: OnEval | None = None) -> Variables:

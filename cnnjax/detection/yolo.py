@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from cnnjax import fields, ops
+from cnnjax.detection.backbones import normalise
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
 from cnnjax.detection.postprocess import Postprocess, best_boxes, each_image
 from cnnjax.detection.targets import Truth
@@ -71,8 +72,8 @@ class YOLONetwork(nn.Module):
             x = nn.Dense(self.bottleneck, kernel_init=he_normal, dtype=self.dtype, name="bottleneck")(x)
         x = leaky_relu(nn.Dense(self.hidden, kernel_init=he_normal, dtype=self.dtype, name="hidden")(x))
         if dropout_keys is not None:
-            keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, x.shape[1:]))(dropout_keys)
-            x = jnp.where(keep, x / (1 - self.dropout), 0)
+            dropout = nn.Dropout(self.dropout, deterministic=False)
+            x = jax.vmap(lambda units, key: dropout(units, rng=key))(x, dropout_keys)
         return nn.Dense(self.outputs, kernel_init=nn.initializers.normal(0.01), name="output")(x.astype(jnp.float32))
 
 
@@ -206,16 +207,13 @@ class YOLO:
     def init(self, key: jax.Array) -> Variables:
         return jax.jit(self.network.init)(key, jnp.zeros((1, self.size, self.size, 3)))
 
-    def _normalise(self, images: jax.Array) -> jax.Array:
-        return (images.astype(jnp.float32) / 255 - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-
     def loss(self, variables: Variables, batch: Mapping[str, jax.Array], key: jax.Array,
              hyper: Mapping[str, jax.Array], axis_name: str | None = None) -> tuple[jax.Array, tuple[Any, Any]]:
         """The sum of squared errors (eq. 3), a mean over the images."""
         del hyper
         apply: Any = self.network.apply
-        outputs, new = apply(variables, self._normalise(batch["images"]), train=True, mutable=["batch_stats"],
-                             dropout_keys=example_keys(key, len(batch["images"]), axis_name))
+        outputs, new = apply(variables, normalise(batch["images"], self.mean, self.std), train=True,
+                             mutable=["batch_stats"], dropout_keys=example_keys(key, len(batch["images"]), axis_name))
 
         canvas = jnp.asarray(batch["images"].shape[1:3])
 
@@ -236,7 +234,7 @@ class YOLO:
 @partial(jax.jit, static_argnums=0)
 def _predict(detector: YOLO, variables: Variables, canvases: jax.Array) -> DetectorOutput:
     apply: Any = detector.network.apply
-    outputs = apply(variables, detector._normalise(canvases))
+    outputs = apply(variables, normalise(canvases, detector.mean, detector.std))
     return each_image(partial(postprocess, detector, jnp.asarray(canvases.shape[1:3])), outputs)
 
 
@@ -252,11 +250,11 @@ def postprocess(detector: YOLO, size: jax.Array, outputs: jax.Array) -> Detector
                       finite.reshape(-1))
 
 
-def create(num_classes: int, **values: Any) -> YOLO:
+def create(num_classes: int = 20, **values: Any) -> YOLO:
     """The paper's YOLO, other values in some of its fields."""
     return fields.replace(YOLO(num_classes), values)
 
 
-def create_fast(num_classes: int, **values: Any) -> YOLO:
+def create_fast(num_classes: int = 20, **values: Any) -> YOLO:
     """Fast YOLO: nine convolutions, and 256 linear units before the 4,096."""
     return create(num_classes, **{"trunk": FAST, "bottleneck": 256} | values)

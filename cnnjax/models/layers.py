@@ -3,7 +3,8 @@
 Model files say *what* a layer is; how it is computed best on a platform is decided here and in `cnnjax.ops`.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -43,7 +44,8 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., Any] = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, axis_name: str | None = None) -> jax.Array:
+        axis_name = axis_name or self.axis_name
         channels = x.shape[-1]
         scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -57,9 +59,9 @@ class BatchNorm(nn.Module):
             x32 = x.astype(jnp.float32)
             mean, square = x32.mean(axes), jnp.square(x32).mean(axes)
             count = x.size // channels
-            if self.axis_name is not None and not self.is_initializing():
-                mean, square = jax.lax.pmean((mean, square), self.axis_name)
-                count *= jax.lax.axis_size(self.axis_name)
+            if axis_name is not None and not self.is_initializing():
+                mean, square = jax.lax.pmean((mean, square), axis_name)
+                count *= jax.lax.axis_size(axis_name)
             var = jnp.maximum(square - jnp.square(mean), 0)
             if not self.is_initializing():
                 keep = self.momentum
@@ -68,3 +70,37 @@ class BatchNorm(nn.Module):
 
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return (x * factor + (bias - mean * factor)).astype(x.dtype)
+
+
+# What holds for every layer of a network that is called within
+
+@contextlib.contextmanager
+def frozen_norm() -> Iterator[None]:
+    """Batch norm normalises by its running statistics, and keeps them, in training too."""
+    with _calls(BatchNorm, train=False):
+        yield
+
+
+@contextlib.contextmanager
+def synchronised_norm(axis_name: str) -> Iterator[None]:
+    """Batch norm takes its statistics over all devices of the mapped axis."""
+    with _calls(BatchNorm, axis_name=axis_name):
+        yield
+
+
+@contextlib.contextmanager
+def as_at_test() -> Iterator[None]:
+    """A network called with `train=True` has its running statistics and no dropout: for a loss on held-out images."""
+    def keep(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        dropped = isinstance(context.module, nn.Dropout) and context.method_name == "__call__"
+        return args[0] if dropped else call(*args, **kwargs)
+    with frozen_norm(), nn.intercept_methods(keep):
+        yield
+
+
+def _calls(kind: type[nn.Module], **changed: Any) -> Any:
+    """The layers of a kind are called with other keyword arguments."""
+    def change(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        own = isinstance(context.module, kind) and context.method_name == "__call__"
+        return call(*args, **(kwargs | changed if own else kwargs))
+    return nn.intercept_methods(change)

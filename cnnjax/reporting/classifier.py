@@ -21,21 +21,8 @@ _TILE, _COLUMNS = 144, 6        # pixels of a side, tiles of a row
 def curves_part(rows: Sequence[Mapping[str, Any]], figures: Path) -> list[str]:
     """Loss, error and learning rate over the steps of a run that may be under way."""
     path = figures / "curves.png"
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axis, (key, label) in zip(figure.subplots(1, 3), (("loss", "loss"), ("error", "error, %"),
-                                                           ("learning_rate", "learning rate")), strict=True):
-        for split, style in (("train", "--"), ("validation", "-"), ("test", "-")):
-            steps, values = curves.series(rows, split, key)
-            if steps:
-                factor = 100 if key == "error" else 1
-                axis.plot(steps, [factor * v for v in values], style, label=split,
-                          color={"train": "tab:gray", "validation": "tab:blue", "test": "tab:red"}[split])
-        axis.set_xlabel("step")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-        if key != "learning_rate":
-            axis.legend()
-    figure.savefig(path, dpi=120)
+    curves.training_figure(rows, path, (("loss", "loss", 1.0), ("error", "error, %", 100.0),
+                                        ("learning_rate", "learning rate", 1.0)))
     return [html.image(path, "Loss and error in training, of augmented images, and on whole splits; learning rate.")]
 
 
@@ -99,14 +86,15 @@ def reliability_figure(reliable: scores.Calibration, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def confusion_figure(counts: np.ndarray, names: Sequence[str], path: Path) -> None:
-    """The confusion matrix, its rows in shares; with few classes the counts in numbers."""
+def confusion_figure(counts: np.ndarray, names: Sequence[str], path: Path, called: Sequence[str] = ()) -> None:
+    """The confusion matrix, its rows in shares; with few classes the counts in numbers. `called` are the names of the
+    columns where they are others."""
     side = min(12.0, 2.5 + 0.45 * len(names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     drawn = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axis.set_xticks(range(len(names)), names, rotation=90)
+    axis.set_xticks(range(len(names)), called or names, rotation=90)
     axis.set_yticks(range(len(names)), names)
     axis.set_xlabel("called")
     axis.set_ylabel("class")

@@ -19,6 +19,25 @@ def series(rows: Sequence[Mapping[str, Any]], split: str, key: str) -> tuple[lis
     return [row["step"] for row in chosen], [row[key] for row in chosen]
 
 
+def training_figure(rows: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[tuple[str, str, float]]) -> None:
+    """Numbers of one run over its steps, those of training dashed, a panel for each (key, label, factor)."""
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    for axis, (key, label, factor) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for split, style, colour in (("train", "--", "tab:gray"), ("validation", "-", "tab:blue"),
+                                     ("test", "-", "tab:red")):
+            steps, values = series(rows, split, key)
+            if steps:
+                # one point alone is no line
+                axis.plot(steps, [factor * v for v in values], style, label=split, color=colour,
+                          marker="" if len(steps) > 1 else "o")
+        axis.set_xlabel("step")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        if axis.lines and key != "learning_rate":
+            axis.legend()
+    figure.savefig(path, dpi=120)
+
+
 def error_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, *,
                  panels: Mapping[str, Sequence[str]]) -> None:
     """Training error (dashed) and test error (bold) over steps, as figure 6 of He et al. 2015.

@@ -4,7 +4,7 @@ import contextlib
 import json
 import platform
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def run(config: ConfigDict, workdir: Path, task: Task, *, on_eval: OnEval | None
     a workdir of another config or of other data.
     """
     with workdirs.claim(workdir, config, may_change=_more_steps(workdir, config)):
-        describe(workdir, task)
+        describe(workdir, task.describe(), task.best)
         state = loop.fit(config, workdir, task, on_eval=on_eval, name=workdir.name)
         return _summarise(workdir, state)
 
@@ -44,7 +44,7 @@ def run_population(config: ConfigDict, members: Sequence[ConfigDict], workdir: P
     """Trains `members` of one `task` as one program, whose checkpoints are in `workdir`, and makes each a run of its
     own in its folder; returns the means of their results, and all of them under "members"."""
     with workdirs.claim(workdir, config):
-        describe(workdir, task)
+        describe(workdir, task.describe(), task.best)
         state = loop.fit(config, workdir, task, members=members, name=workdir.name)
         return mean_result(workdir, [
             _split(workdir, member, folder, population.member(state, i), i, task)
@@ -64,7 +64,7 @@ def mean_result(workdir: Path, results: Sequence[dict[str, Any]]) -> dict[str, A
 def _split(workdir: Path, config: ConfigDict, folder: Path, state: State, i: int, task: Task) -> dict[str, Any]:
     """Makes member `i` of the finished population in `workdir` a run of its own in `folder`."""
     with workdirs.claim(folder, config):
-        describe(folder, task)
+        describe(folder, task.describe(), task.best)
         metrics = []
         for row in workdirs.read_rows(workdir / workdirs.METRICS):
             own = population.row_of(row, i)
@@ -107,14 +107,15 @@ def _summarise(workdir: Path, state: State) -> dict[str, Any]:
 
 # What a run says of itself
 
-def describe(workdir: Path, task: Task) -> None:
-    """Writes `run.json`: what `task.describe` says, the format, the versions of what it was begun with.
+def describe(workdir: Path, described: Mapping[str, Any], best: tuple[str, str] | None) -> None:
+    """Writes `run.json`: what is `described`, by which score the `best` checkpoint is chosen (both as in a task), the
+    format, the versions of what it was begun with.
 
     Raises UserError, naming what differs, where the run was begun on other data.
     """
     if not distributed.is_writer():
         return
-    path, said = workdir / "run.json", json.loads(workdirs.to_json(task.describe()))
+    path, said = workdir / "run.json", json.loads(workdirs.to_json(dict(described)))
     if path.exists():
         for key, before in description(workdir).items():
             if key in said and said[key] != before and key not in ("left_out", "notes"):
@@ -123,7 +124,7 @@ def describe(workdir: Path, task: Task) -> None:
         return
     packages = {name: metadata.version(name) for name in ("jax", "flax", "optax", "numpy")}
     workdirs.write(path, workdirs.to_json({
-        "format": FORMAT, **said, "best": task.best, "commit": _commit(),
+        "format": FORMAT, **said, "best": best, "commit": _commit(),
         "versions": {"cnnjax": __version__, "python": platform.python_version(), **packages}}, indent=1) + "\n")
 
 
@@ -141,6 +142,16 @@ def description(workdir: Path) -> dict[str, Any]:
         found = said.get("format") if isinstance(said, dict) else type(said).__name__
         raise UserError(f"{path}: found format {found}, this version of cnnjax reads {FORMAT}")
     return said
+
+
+def check_split(said: Mapping[str, Any], split: Mapping[str, Sequence[str]], workdir: Path) -> None:
+    """Raises UserError where images of the test split, which was drawn by seed, are among those that the run whose
+    `run.json` is `said` was trained on: as when images came or went since."""
+    trained = set(split.get("test", ())) & set(said.get("split", {}).get("train", ()))
+    if trained:
+        raise UserError(f"{len(trained)} images of the test split, such as {min(trained)}, were trained on in "
+                        f"{workdir}: the images are others than then, and so is the split drawn by seed; put them "
+                        "back, or name a folder with a test split in data.path")
 
 
 def restore(workdir: Path, config: ConfigDict, init: Callable[[jax.Array], Variables], frozen: Sequence[str] = (),

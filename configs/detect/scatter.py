@@ -1,8 +1,9 @@
 """Faster R-CNN alone on scattered digits, which need no file: minutes on two CPU cores.
 
     cnnjax train --config configs/detect/scatter.py --workdir runs/faster
+    cnnjax eval --workdir runs/faster
 
-Any other detector of a ladder is had alone in the same way.
+The files scatter_NAME.py beside this one train the other detectors.
 """
 
 from ml_collections import ConfigDict

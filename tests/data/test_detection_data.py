@@ -197,6 +197,52 @@ def test_objects_of_a_class_that_only_the_test_split_has_are_said(tmp_path):
     assert [line.split(": ")[1] for line in data.unused] == ["1 object of 'tram', which is none of the classes car"]
 
 
+def test_images_whose_size_is_annotated_are_not_opened_before_they_are_read(tmp_path, monkeypatch):
+    config = coco_set(tmp_path, train=("car",), val=("car",))
+    config.verify = False
+    opened = []
+    read_file = detection.decode.read_file
+    monkeypatch.setattr(detection.decode, "read_file", lambda file: opened.append(file) or read_file(file))
+    data = detection.load(config, 0)
+    assert opened == []
+    assert data.train.sizes.tolist() == [[12, 20]]
+    np.testing.assert_array_equal(data.train.read(0), np.asarray(picture()))
+    assert len(opened) == 1
+    picture(20, 13).save(tmp_path / "train" / "1.png")
+    with pytest.raises(UserError, match=r"1.png: the image is 20x13, its annotation has another size"):
+        data.train.read(0)
+    (tmp_path / "train" / "1.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"1.png"):
+        data.train.read(0)
+
+
+def test_an_unverified_image_is_turned_unless_its_annotation_has_the_stored_size(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6                                                   # a quarter turn
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    turned, stored = (detection.read_annotated(tmp_path / "a.jpg", size) for size in ((20, 12), (12, 20)))
+    np.testing.assert_array_equal(turned, np.rot90(stored, -1))
+    with pytest.raises(UserError, match="another size"):
+        detection.read_annotated(tmp_path / "a.jpg", (12, 12))
+
+
+def test_a_split_of_the_set_s_own_is_for_validation(tmp_path):
+    config = coco_set(tmp_path, train=("car", "tram"), val=("car",), dev=("tram", "car"))
+    config.validation_split = "dev"
+    data = detection.load(config, 0)
+    assert data.validation.objects[0].classes.tolist() == [1, 0]
+    config.validation = 1
+    with pytest.raises(UserError, match=r"'data.validation': found 1, but data.validation_split is set too"):
+        detection.load(config, 0)
+    config.validation = 0
+    for wrong, message in (("train", "data.train_split = train has the images of train too"),
+                           ("val", "data.test_split = val has the images of val too"),
+                           ("dav", "no split 'dav'.*set data.validation_split")):
+        config.validation_split = wrong
+        with pytest.raises(UserError, match=message):
+            detection.load(config, 0)
+
+
 @pytest.mark.parametrize(("train", "val", "empty"), [((), ("car",), "train"), (("car",), (), "val")])
 def test_a_split_without_an_object_is_refused_before_anything_is_trained(tmp_path, train, val, empty):
     config = coco_set(tmp_path, train=train, val=val)

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     config.faster_rcnn.proposals_train.update(pre_nms_top_n=64, post_nms_top_n=16)
     config.faster_rcnn.proposals_test.update(pre_nms_top_n=64, post_nms_top_n=16)
     for pyramid in (config.faster_rcnn_fpn, config.retinanet):
-        pyramid.backbone.update(widths=(8, 8, 8), hidden=(16,), pool=3)
+        pyramid.backbone.update(widths=(8, 8, 8), stage="stage3", hidden=(16,), pool=3)
         pyramid.update(channels=8, training=shortened(10, 2, 0.01))
     config.faster_rcnn_fpn.update(rpn_batch=16, rois=8)
     config.faster_rcnn_fpn.proposals_train.update(pre_nms_top_n=32, post_nms_top_n=16)

@@ -54,30 +54,35 @@ def test_a_workdir_of_other_data_is_refused(finished, tiny):
         classification.train(tiny(), finished)
 
 
+def describe(workdir, config):
+    task = classification.task(config)
+    runs.describe(workdir, task.describe(), task.best)
+
+
 def test_a_split_drawn_by_seed_is_kept_and_holds_for_the_workdir(tmp_path, tiny):
     for kind in ("ant", "bee"):
         for i in range(5):
             picture(tmp_path / "set" / kind / f"{i}.png", (16, 16))
     config = tiny("data.source=folder", f"data.path={tmp_path / 'set'}", f"data.cache={tmp_path / 'cache'}")
-    runs.describe(tmp_path, classification.task(config))
+    describe(tmp_path, config)
     said = json.loads((tmp_path / "run.json").read_text())
     assert [len(said["split"][split]) for split in ("train", "test")] == [8, 2]
     assert "2 of its 10 images are the test, drawn by seed 0" in said["notes"][0]
-    runs.describe(tmp_path, classification.task(config))
+    describe(tmp_path, config)
     (tmp_path / "set").rename(tmp_path / "moved")
     config.data.path = str(tmp_path / "moved")
-    runs.describe(tmp_path, classification.task(config))
+    describe(tmp_path, config)
     picture(tmp_path / "moved" / "ant" / "new.png", (16, 16))
     with pytest.raises(UserError, match=r'was begun with split {"train": .*choose another --workdir'):
-        runs.describe(tmp_path, classification.task(config))
+        describe(tmp_path, config)
 
 
 def test_a_drawn_test_split_with_images_that_were_trained_on_is_refused():
-    dataset = SimpleNamespace(split={"train": ("a.png",), "test": ("b.png", "c.png")})
-    classification.check_split({"split": {"train": ["a.png"], "test": ["b.png"]}}, dataset, "runs/x")
-    classification.check_split({}, dataset, "runs/x")                   # of an older run
+    split = {"train": ("a.png",), "test": ("b.png", "c.png")}
+    runs.check_split({"split": {"train": ["a.png"], "test": ["b.png"]}}, split, "runs/x")
+    runs.check_split({}, split, "runs/x")                   # of an older run
     with pytest.raises(UserError, match=r"1 images of the test split, such as c.png, were trained on in runs/x"):
-        classification.check_split({"split": {"train": ["a.png", "c.png"], "test": ["b.png"]}}, dataset, "runs/x")
+        runs.check_split({"split": {"train": ["a.png", "c.png"], "test": ["b.png"]}}, split, "runs/x")
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -1,0 +1,15 @@
+"""Faster R-CNN with FPN and ResNet-50, as Lin et al. 2017, on COCO 2017: days on one GPU.
+
+    cnnjax train --config configs/detect/coco_faster_rcnn_fpn.py --workdir runs/coco_fpn \\
+        --config.data.path=PATH --config.model.backbone.weights=resnet50.pth
+
+The weights are torchvision's (ImageNet). `configs/detect/coco.py` says how PATH is laid out.
+"""
+
+from ml_collections import ConfigDict
+
+from cnnjax.configs.detect.coco import config_of
+
+
+def get_config() -> ConfigDict:
+    return config_of("faster_rcnn_fpn")
