@@ -127,14 +127,16 @@ def run(stages: Sequence[Stage], training: ConfigDict, folder: Path, on_eval: On
             done[name] = saved.read_arrays(file)
             continue
         built = build(done, folder)
-        done[name] = fit(_as_told(built, training), training, own, on_eval) if isinstance(built, Training) else built
+        if isinstance(built, Training):
+            built = fit(as_config_says(built, training), training, own, on_eval)
+        done[name] = built
         if number < len(stages):
             own.mkdir(parents=True, exist_ok=True)
             saved.write_arrays(file, done[name])
     return done[stages[-1][0]]
 
 
-def _as_told(training: Training, config: ConfigDict) -> Training:
+def as_config_says(training: Training, config: ConfigDict) -> Training:
     """A training with what the fields `init.frozen`, `init.freeze_norm` and `sync_batch_norm` of `config` say, where it
     has them."""
     init, synchronised = config.get("init"), config.get("sync_batch_norm")

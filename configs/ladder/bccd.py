@@ -66,11 +66,25 @@ def get_config() -> ConfigDict:
     fpn.proposals_train.update(pre_nms_top_n=500, post_nms_top_n=300)
     fpn.proposals_test.update(pre_nms_top_n=500, post_nms_top_n=200)
     fpn.training = shortened(3000, 2, 0.02)
-    config.retinanet.extra = "P5"
+    config.retinanet.extra, config.retinanet.head_std = "P5", 0.0
     config.retinanet.sizes = ((16.0, 24.0), (36.0, 48.0), (60.0, 80.0), (110.0, 150.0))
-    config.retinanet.training = shortened(4000, 2, 0.01)
+    config.retinanet.training = shortened(4000, 2, 1e-3)
+
+    # Red cells are a fifth of the image wide: 14 cells a side, since up to thirty lie on one.
+    config.yolo.update(size=224, grid=14, hidden=256, dropout=0.2, batch_norm=True, trunk=(
+        ((16, 3, 2),), ((32, 3, 1),), ((64, 3, 1), (64, 3, 1)), ((128, 3, 1), (128, 3, 1))))
+    config.yolo.mean, config.yolo.std = config.backbone.mean, config.backbone.std
+    config.yolo.training = shortened(6000, 8, 1e-3)
+    for training in (config.retinanet.training, config.yolo.training):
+        training.optimizer.update(name="adam", weight_decay=0.0)
+
+    config.ssd.update(size=256, width=16, convs=(1, 1, 2, 2, 1), batch_norm=True, extras=((64, 128, 3, 2, 1),))
+    config.ssd.update(scales=(0.08, 0.18, 0.34, 0.5), ratios=((1.4,),) * 3, steps=(8.0, 16.0, 32.0))
+    config.ssd.mean, config.ssd.std = config.backbone.mean, config.backbone.std
+    config.ssd.transforms = ({"name": "photometric_distort"}, {"name": "iou_crop", "scale": (0.7, 1.0)})
+    config.ssd.training = shortened(4000, 4, 0.01)
 
     # One red cell in twenty overlaps another by an IoU of 0.3, one in a hundred by 0.47 (training images).
-    for test in (config.test, config.rcnn.test, config.sppnet.test):
+    for test in (config.test, config.rcnn.test, config.sppnet.test, config.yolo.test):
         test.nms = 0.45
     return config

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax.detection import settings
+from cnnjax.detection import settings, stages
 from tests.detection import tiny_ladder
 
 
@@ -46,3 +46,20 @@ def test_the_loss_does_not_depend_on_the_number_of_devices(name):
     whole, halves = on_devices(1), on_devices(2)
     assert float(whole[0][0]) > 0.5
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole, halves)
+
+
+def test_synchronised_batch_norm_makes_the_loss_that_of_the_whole_minibatch():
+    config = settings.alone(tiny_ladder.get_config(), "yolo")
+    config.model.dropout, config.sync_batch_norm = 0.0, True
+    detector = settings.create(config, 3)
+    variables, batch = detector.init(jax.random.key(1)), minibatch(4, (4, 1, 0, 2))
+    training = stages.Training(variables, detector.loss, iter, (), "", 0)
+
+    def on_devices(count, loss):
+        shares = jax.tree.map(lambda x: x.reshape(count, len(x) // count, *x.shape[1:]), batch)
+        values = jax.vmap(lambda share: loss(variables, share, jax.random.key(2), {}, "data")[0], axis_name="data")
+        return float(jax.jit(values)(shares).mean())
+    synchronised = stages.as_config_says(training, config).loss
+    whole = on_devices(1, synchronised)
+    assert on_devices(2, synchronised) == pytest.approx(whole, rel=1e-4)
+    assert on_devices(2, training.loss) != pytest.approx(whole, rel=1e-3)
