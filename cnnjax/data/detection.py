@@ -361,7 +361,7 @@ def assemble(entries: Sequence[Entry], classes: Sequence[str], faults: Faults, s
     kept: list[Path] = []
     sizes, objects, reads = [], [], []
     seen, index = _Seen(), {name: c for c, name in enumerate(classes)}
-    trusted = {e.image: e.size for e in entries if not verify and e.size is not None}
+    trusted = {} if verify else {e.image: e.size for e in entries if e.size is not None}
     probes = iter(probe_all([e.image for e in entries if e.image not in trusted]))
     for entry in entries:
         given = trusted.get(entry.image)

@@ -41,6 +41,8 @@ def from_detector(detector: Any, name: str, weights: str, classes: Sequence[str]
     another detector, and for a field of MEANING that they were not trained with.
     """
     path = configs.user_path(weights)
+    known: tuple[str, ...] | None
+    of: Any
     if path.is_dir():
         of, known, variables = saved.load(path)
         if type(of) is not type(detector):
@@ -58,7 +60,7 @@ def from_detector(detector: Any, name: str, weights: str, classes: Sequence[str]
                             f"were trained with {theirs.get(field)!r}; set it so")
     found = networks.Pretrained(variables, known, None)
     begin, new = networks.matching(partial(_variables, detector, name, seed), classes, found, weights)
-    return networks.graft(_variables(detector, name, seed, len(classes)), begin), new
+    return dict(networks.graft(_variables(detector, name, seed, len(classes)), begin)), new
 
 
 def _variables(detector: Any, name: str, seed: int, num_classes: int) -> Mapping[str, Any]:

@@ -76,10 +76,10 @@ def train_and_test(config: ConfigDict, data: DetectionData, folder: Path, shared
     if (folder / "result.json").exists():
         return
     detector = settings.create(config, len(data.classes))
-    scored = data.validation is not None and getattr(detector, "scored_in_training", True)
+    held = data.validation if getattr(detector, "scored_in_training", True) else None
     if distributed.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
-    runs.describe(folder, describe(detector, data), ("validation_map", "max") if scored else None)
+    runs.describe(folder, describe(detector, data), ("validation_map", "max") if held is not None else None)
     search = Cache(shared / "proposals", detector.proposals) if detector.needs_proposals else None
     resumed = (folder / workdirs.METRICS).exists() or any(folder.glob(f"*/{workdirs.METRICS}"))
     if not (folder / "detector.json").exists():
@@ -89,7 +89,7 @@ def train_and_test(config: ConfigDict, data: DetectionData, folder: Path, shared
         began = time.perf_counter()
         setup = stages.Setup(data.train, config, config.seed, config.data.flip, config.data.jitter, variables,
                              lambda: [p.boxes for p in _proposals(search, data.train)] if search is not None else [],
-                             partial(_validate, data.validation, data.classes, config, search) if scored else None,
+                             None if held is None else partial(_validate, held, data.classes, config, search),
                              config.transforms)
         variables = stages.run(stages.stages_of(detector, setup), config, folder, on_eval)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
