@@ -79,6 +79,7 @@ def train_and_test(config: ConfigDict, data: DetectionData, folder: Path, shared
     held = data.validation if getattr(detector, "scored_in_training", True) else None
     if distributed.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
+        workdirs.write(folder / "config.json", configs.dump(config))
     runs.describe(folder, describe(detector, data), ("validation_map", "max") if held is not None else None)
     search = Cache(shared / "proposals", detector.proposals) if detector.needs_proposals else None
     resumed = (folder / workdirs.METRICS).exists() or any(folder.glob(f"*/{workdirs.METRICS}"))
@@ -94,7 +95,6 @@ def train_and_test(config: ConfigDict, data: DetectionData, folder: Path, shared
         variables = stages.run(stages.stages_of(detector, setup), config, folder, on_eval)
         took = {"seconds": time.perf_counter() - began, "resumed": resumed}
         if distributed.is_writer():
-            workdirs.write(folder / "config.json", configs.dump(config))
             workdirs.write(folder / "training.json", workdirs.to_json(took) + "\n")
             saved.save(folder, config.model.name, detector, data.classes, variables)
     else:
