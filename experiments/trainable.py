@@ -57,7 +57,7 @@ def check_fields(config: ConfigDict) -> None:
         classification.check(config)
         if config.population != 1:
             raise UserError(f"config field 'population': found {config.population}; a trial of a sweep is one network")
-    if not config.data.validation:
+    if not (config.data.validation or config.data.get("validation_split")):
         raise UserError("config field 'data.validation': found 0; a sweep chooses by a score on images held out of the "
                         "training split, so set how many")
 
