@@ -116,9 +116,9 @@ def alone(config: ConfigDict, name: str) -> ConfigDict:
     own.model = {"name": name, **{field: value for field, value in saved.fields_of(detector).items()
                                   if field not in ("dtype", "canvases")}}
     own.transforms = config[name].get("transforms", ())
-    backbone, theirs = getattr(detector, "backbone", None), detector_of(config, "rcnn", 1).backbone
-    if getattr(detector, "pretrained", {}) and (backbone == theirs or (
-            backbone.name == theirs.name and not backbone.weights)):
+    theirs = detector_of(config, "rcnn", 1).backbone
+    if getattr(detector, "pretrained", {}) and (detector.backbone == theirs or (
+            detector.backbone.name == theirs.name and not detector.backbone.weights)):
         own.pretraining = config.pretraining
         own.windows = {field: config.rcnn[field] for field in WINDOWS}
     own.update(config[name].training)

@@ -51,7 +51,7 @@ def outcomes(detections: Sequence[Detections], truths: Sequence[Truth], num_clas
         for d in np.flatnonzero(counted):
             confusion[classes[of[d]] if of[d] >= 0 else num_classes, called[d]] += 1
         lost = ~truth.difficult & ~np.isin(np.arange(len(classes)), of)
-        np.add.at(confusion, (classes[lost], num_classes), 1)
+        np.add.at(confusion[:, num_classes], classes[lost], 1)
         right[i] = sum(of[d] >= 0 and classes[of[d]] == called[d] for d in np.flatnonzero(counted))
         false[i] = counted.sum() - right[i]
         missed[i] = (~truth.difficult).sum() - right[i]
