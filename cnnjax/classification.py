@@ -354,8 +354,9 @@ def report(workdir: Path, split: str = "test", step: int | None = None, override
 
 def _scored(workdir: Path, split: str, step: int | None, overrides: Sequence[str]) -> tuple[networks.Run, Classifier]:
     """A run and its network on its data set, or on the one that `overrides` name."""
+    configs.check_of_data(overrides)
     run = load_run(workdir, step)
-    run = run._replace(config=configs.with_data(run.config, overrides))
+    run = run._replace(config=configs.with_overrides(run.config, overrides))
     dataset = load_data(run.config)
     if getattr(dataset, split) is None:
         raise UserError(f"--split {split}: the run in {workdir} was made with data.validation = 0 and has none")

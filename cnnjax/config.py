@@ -163,16 +163,18 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
             node[name] = literal(text)
 
 
-def with_data(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
-    """A run's config with `data.field=value` overrides, by which it is judged on data that has moved, or on another.
+def check_of_data(overrides: Iterable[str]) -> None:
+    """Raises UserError for an override of a finished run that is not of the group `data`."""
+    for override in overrides:
+        if not override.startswith("data."):
+            raise UserError(f"--config.{override}: a run is judged as it was trained; only --config.data.* may be set")
 
-    Raises UserError for a field of another group, and as `set_field`.
-    """
+
+def with_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:
+    """A config with `field=value` overrides. Raises UserError as `set_field`."""
     changed = config.copy_and_resolve_references()
     for override in overrides:
         field, _, text = override.partition("=")
-        if not field.startswith("data."):
-            raise UserError(f"--config.{override}: a run is judged as it was trained; only --config.data.* may be set")
         set_field(changed, field, text)
     return changed
 

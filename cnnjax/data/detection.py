@@ -37,8 +37,7 @@ FIELDS: Fields = {
     "validation": Field(0, "images held out of train_split by seed, to score a detector on in training", NATURAL),
     "validation_split": Field("", "the split to score on instead, where the set has one"),
     "classes": Field((), "those to find; empty: all that are there"),
-    "verify": Field(True, "every image is decoded before training, so that a broken one is told at once; False: a file "
-                    "is opened when its turn comes"),
+    "verify": Field(True, "all images are decoded before training; False: a file is opened when its turn comes"),
     "on_error": Field("stop", "or skip: faulty images and boxes are left out, counted and listed", ("stop", "skip")),
     "train_images": Field(0, "of scatter: how many are made"),
     "test_images": Field(0, "of scatter: how many are made"),
@@ -206,11 +205,11 @@ def _read(source: str, config: Any, seed: int, faults: Faults,
     two where they were drawn by seed."""
     root, found = _source(source, config.path, faults)
     train_names, test_names = choose_splits(found, root, config.train_split, config.test_split, faults)
-    held = config.get("validation_split", "")
-    held_names = _validation_names(found, root, held, faults) if held else []
+    held_split = config.get("validation_split", "")
+    held_names = _validation_names(found, root, held_split, faults) if held_split else []
     for field_, names in (("train_split", train_names), ("test_split", test_names)):
         if shared := set(held_names) & set(names):
-            raise UserError(f"config field 'data.validation_split': found {held!r}, but data.{field_} = "
+            raise UserError(f"config field 'data.validation_split': found {held_split!r}, but data.{field_} = "
                             f"{config[field_]} has the images of {' + '.join(sorted(shared))} too; name another split")
     parts = {name: found.parts[name]() for name in dict.fromkeys(train_names + test_names + held_names)}
     classes = _classes([parts[name] for name in train_names], list(parts.values()), tuple(config.classes), config.path)
@@ -233,8 +232,7 @@ def _read(source: str, config: Any, seed: int, faults: Faults,
 
     def made(entries: list[Entry], name: str) -> DetectionSet:
         return assemble(entries, classes, faults, name, bool(config.classes), config.get("verify", True))
-    return (made(train, config.train_split), made(test, config.test_split), made(validation, held) if held else None,
-            classes, split)
+    return (made(train, config.train_split), made(test, config.test_split), made(validation, held_split) if held_split else None, classes, split)
 
 
 def _validation_names(found: Source, root: Path, held: str, faults: Faults) -> list[str]:

@@ -246,8 +246,9 @@ def evaluate(workdir: Path, split: str = "test", overrides: Sequence[str] = ()) 
     `overrides` set fields of the group `data`, since data moves. Raises UserError for a split that is not there, data
     of other classes, and test images that were trained on.
     """
+    configs.check_of_data(overrides)
     config, (detector, classes, variables) = workdirs.read_config(workdir), saved.load(workdir)
-    judged = configs.with_data(config, overrides)
+    judged = configs.with_overrides(config, overrides)
     with workdirs.claim(workdir, config):
         data = load_data(judged)
         if data.classes != classes:

@@ -3,12 +3,12 @@
     cnnjax train --config configs/detect/coco_retinanet.py --workdir runs/coco_retinanet \\
         --config.data.path=PATH --config.model.backbone.weights=resnet50.pth
 
-The weights are torchvision's (ImageNet). `configs/detect/coco.py` says how PATH is laid out.
+The weights are torchvision's (ImageNet). `configs/detect/shared.py` says how PATH is laid out.
 """
 
 from ml_collections import ConfigDict
 
-from cnnjax.configs.detect.coco import config_of
+from cnnjax.configs.detect.shared import config_of
 
 
 def get_config() -> ConfigDict:

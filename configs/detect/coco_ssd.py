@@ -2,13 +2,13 @@
 
     cnnjax train --config configs/detect/coco_ssd.py --workdir runs/coco_ssd --config.data.path=PATH
 
-From scratch, or from a trained SSD by `--config.init.weights`. `configs/detect/coco.py` says how PATH is laid out. Its
+From scratch, or from a trained SSD by `--config.init.weights`. `configs/detect/shared.py` says how PATH is laid out. Its
 default boxes are the paper's for COCO (section 3.4), smaller than VOC's.
 """
 
 from ml_collections import ConfigDict
 
-from cnnjax.configs.detect.coco import config_of
+from cnnjax.configs.detect.shared import config_of
 
 
 def get_config() -> ConfigDict:

@@ -213,7 +213,7 @@ def test_the_loss_of_held_out_images_is_at_test_and_without_objects_finite(name)
 
 
 @pytest.mark.parametrize("path", [path for path in sorted((ROOT / "configs" / "detect").glob("*.py"))
-                                  if path.stem not in ("__init__", "coco")], ids=lambda path: path.stem)
+                                  if path.stem not in ("__init__", "shared")], ids=lambda path: path.stem)
 def test_every_config_of_a_detector_can_be_run(path):
     config = configs.load(path)
     configs.check(config, fields.defaults(settings.declared_alone(config)))
