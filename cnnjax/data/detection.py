@@ -232,7 +232,8 @@ def _read(source: str, config: Any, seed: int, faults: Faults,
 
     def made(entries: list[Entry], name: str) -> DetectionSet:
         return assemble(entries, classes, faults, name, bool(config.classes), config.get("verify", True))
-    return (made(train, config.train_split), made(test, config.test_split), made(validation, held_split) if held_split else None, classes, split)
+    return (made(train, config.train_split), made(test, config.test_split),
+            made(validation, held_split) if held_split else None, classes, split)
 
 
 def _validation_names(found: Source, root: Path, held: str, faults: Faults) -> list[str]:

@@ -2,8 +2,8 @@
 
     cnnjax train --config configs/detect/coco_ssd.py --workdir runs/coco_ssd --config.data.path=PATH
 
-From scratch, or from a trained SSD by `--config.init.weights`. `configs/detect/shared.py` says how PATH is laid out. Its
-default boxes are the paper's for COCO (section 3.4), smaller than VOC's.
+From scratch, or from a trained SSD by `--config.init.weights`. `configs/detect/shared.py` says how PATH is laid out.
+The default boxes are the paper's for COCO (section 3.4), smaller than VOC's.
 """
 
 from ml_collections import ConfigDict
