@@ -73,9 +73,10 @@ def get_config() -> ConfigDict:
     retinanet.training = shortened(1000, 8, 2e-3)
     retinanet.training.optimizer.update(name="adam", weight_decay=0.0)
 
-    config.yolo.update(size=128, grid=8, hidden=1024, dropout=0.3, batch_norm=True, trunk=(
+    config.yolo.update(size=128, grid=4, hidden=1024, dropout=0.3, batch_norm=True, trunk=(
         ((16, 3, 2),), ((32, 3, 1),), ((64, 3, 1), (64, 3, 1)), ((128, 3, 1), (128, 3, 1), (64, 1, 1))))
-    # Fully connected layers learn each place by itself: objects must have been everywhere.
+    # Fully connected layers learn each cell by itself: few cells, and objects must have been everywhere. Of the objects
+    # one in thirty shares its cell with another and is not learnt.
     config.yolo.transforms = ({"name": "scale_translate", "amount": 0.3}, {"name": "exposure_saturation"})
     config.yolo.training = shortened(2000, 16, 1e-3)
     config.yolo.training.optimizer.update(name="adam", weight_decay=0.0)
