@@ -43,7 +43,7 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Callable[
         run, arguments = jax.jit(function), jax.device_put(arguments)
         return lambda: jax.block_until_ready(run(*arguments))
 
-    def suppression(name, n, images):
+    def greedy_nms(name, n, images):
         def theirs(torch, tv):
             tensors = [(torch.tensor(b), torch.tensor(s)) for b, s in images]
             return lambda: [tv.ops.nms(b, s, 0.7) for b, s in tensors]
@@ -54,8 +54,8 @@ def cases() -> dict[str, tuple[Callable[[], Any], Callable[[Any, Any], Callable[
         made[name] = ours(run, *arguments), theirs
 
     for n in (2000, 6000, 12000):
-        suppression(f"nms {n}", n, [proposals(n, 600, 1000)])
-    suppression("nms 8 x 2000", 2000, [proposals(2000, 600, 1000, seed) for seed in range(8)])
+        greedy_nms(f"nms {n}", n, [proposals(n, 600, 1000)])
+    greedy_nms("nms 8 x 2000", 2000, [proposals(2000, 600, 1000, seed) for seed in range(8)])
 
     features = np.random.default_rng(0).normal(size=(38, 50, 512)).astype(np.float32)
     rois, _ = proposals(300, 600, 800)

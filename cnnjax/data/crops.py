@@ -78,7 +78,7 @@ class Recipe(NamedTuple):
 
     With `seed` (two words) a random crop, with `flip` mirrored half of the time; otherwise the centre of the image
     whose shorter side is `resize`. With `skip` an image that cannot be decoded is left out: its neighbour takes its
-    place, or its row is not valid.
+    place, or its row is masked out.
     """
 
     size: int
@@ -166,12 +166,12 @@ class Task(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What became of a task: labels and validity of its rows, a line for each image left out, or the error."""
+    """What became of a task: labels and mask of its rows, a line for each image left out, or the error."""
 
     slot: int
     row: int
     labels: list[int]
-    valid: list[bool]
+    mask: list[bool]
     skipped: list[str]
     error: str = ""
 
@@ -193,7 +193,7 @@ def work(connection: Connection, source: Any, recipe: Recipe, memory: Any, slots
 
 def do(task: Task, source: Any, recipe: Recipe, batch: np.ndarray) -> Done:
     """Fills the task's rows of `batch`. What an image becomes depends on the recipe's seed and its position alone."""
-    labels, valid, skipped = [], [], []
+    labels, mask, skipped = [], [], []
     for k, first in enumerate(task.indices):
         index, tries = first, 0
         while True:
@@ -220,5 +220,5 @@ def do(task: Task, source: Any, recipe: Recipe, batch: np.ndarray) -> Done:
             except Exception as error:      # the parent must hear of it, whatever it is
                 return Done(task.slot, task.row, [], [], [], f"a decoding worker failed: {error!r}")
         labels.append(label)
-        valid.append(recipe.seed is not None or tries == 0)
-    return Done(task.slot, task.row, labels, valid, skipped)
+        mask.append(recipe.seed is not None or tries == 0)
+    return Done(task.slot, task.row, labels, mask, skipped)

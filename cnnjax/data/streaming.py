@@ -180,7 +180,7 @@ class _Pool:
         self._rows, self._steps = rows, steps
         self._next = -1                                     # the next step to hand out
         self._labels = np.zeros((_SLOTS, batch_size), np.int32)
-        self._valid = np.zeros((_SLOTS, batch_size), bool)
+        self._mask = np.zeros((_SLOTS, batch_size), bool)
         self._missing = [0] * _SLOTS                        # tasks not done yet
         self._told: set[str] = set()
         context = multiprocessing.get_context("spawn")
@@ -213,13 +213,13 @@ class _Pool:
                 except (EOFError, ConnectionError):
                     raise RuntimeError("a decoding worker died; was it killed for lack of memory?") from None
         return {"image": self._images[slot].copy(), "label": self._labels[slot].copy(),
-                "mask": self._valid[slot].copy()}
+                "mask": self._mask[slot].copy()}
 
     def _hand_out(self, step: int) -> None:
         slot = step % _SLOTS
         position, indices = self._rows(step)
         self._images[slot, len(indices):] = 0
-        self._labels[slot], self._valid[slot] = 0, False
+        self._labels[slot], self._mask[slot] = 0, False
         starts = range(0, len(indices), _ROWS)
         self._missing[slot] = len(starts)
         for turn, row in enumerate(starts, step * len(starts)):
@@ -233,7 +233,7 @@ class _Pool:
         if done.error:
             raise UserError(done.error)
         rows = slice(done.row, done.row + len(done.labels))
-        self._labels[done.slot, rows], self._valid[done.slot, rows] = done.labels, done.valid
+        self._labels[done.slot, rows], self._mask[done.slot, rows] = done.labels, done.mask
         self._missing[done.slot] -= 1
         for line in set(done.skipped) - self._told:
             self._told.add(line)

@@ -19,7 +19,7 @@ class Detections(NamedTuple):
 
 
 class Truth(Protocol):
-    """What is there: the parts of `cnnjax.data.detection.Objects` that evaluation reads."""
+    """What is there: the parts of `cnnjax.data.detection_sets.Objects` that evaluation reads."""
 
     @property
     def boxes(self) -> np.ndarray:
@@ -71,14 +71,14 @@ def voc_curve(detections: Sequence[Detections], truths: Sequence[Truth], cls: in
         boxes.append(found.boxes[of])
         images.append(np.full(of.sum(), i))
     score, image, box = (np.concatenate(part) if part else np.zeros(0) for part in (scores, images, boxes))
-    there = [(t.boxes[t.classes == cls], t.difficult[t.classes == cls]) for t in truths]
-    count = sum(int((~difficult).sum()) for _, difficult in there)
+    labelled = [(t.boxes[t.classes == cls], t.difficult[t.classes == cls]) for t in truths]
+    count = sum(int((~difficult).sum()) for _, difficult in labelled)
 
-    taken = [np.zeros_like(difficult) for _, difficult in there]
+    taken = [np.zeros_like(difficult) for _, difficult in labelled]
     verdicts = []                                       # 1 true, 0 false; nothing for one on a difficult object
     for d in np.argsort(-score, kind="stable"):
         i = int(image[d])
-        objects, difficult = there[i]
+        objects, difficult = labelled[i]
         overlaps = iou_matrix(box[d][None], objects)[0]
         best = int(overlaps.argmax()) if len(overlaps) else -1
         if best < 0 or overlaps[best] <= iou_threshold:

@@ -1,4 +1,4 @@
-"""Pure functions on arrays for detection: boxes, anchors, suppression, pooling of regions and pyramids."""
+"""Pure functions on arrays for detection: boxes, anchors, matching, NMS, RoI pooling and pyramid pooling."""
 
 from cnnjax.ops.anchors import (
     base_anchors,

@@ -1,4 +1,4 @@
-"""Which anchor or proposal learns which object, and which of them a training step looks at; at static shapes."""
+"""IoU matching of boxes with the ground truth, and balanced sampling, at static shapes."""
 
 from functools import partial
 from typing import NamedTuple
@@ -22,10 +22,10 @@ class Matches(NamedTuple):
 
 
 @partial(jax.jit, static_argnames="best_is_positive")
-def match_boxes(boxes: jax.Array, objects: jax.Array, valid: jax.Array, positive: float, negative: float,
+def match_boxes(boxes: jax.Array, objects: jax.Array, mask: jax.Array, positive: float, negative: float,
                 negative_low: float = 0.0, best_is_positive: bool = False, ignored: jax.Array | None = None,
                 usable: jax.Array | None = None) -> Matches:
-    """Label boxes `(N, 4)` by their IoU with the objects `(M, 4)` of an image, of which `valid` (M,) are no padding.
+    """Label boxes `(N, 4)` by their IoU with the objects `(M, 4)` of an image, of which `mask` (M,) are no padding.
 
     POSITIVE at an IoU of `positive` or more, NEGATIVE from `negative_low` up to `negative`, IGNORED between. With
     `best_is_positive` the boxes of the highest IoU with an object, unless that is 0, are POSITIVE too (Faster R-CNN,
@@ -33,7 +33,7 @@ def match_boxes(boxes: jax.Array, objects: jax.Array, valid: jax.Array, positive
     that lies in one by half or overlaps it at `negative` or more is IGNORED.
     `usable` (N,): other boxes are IGNORED, and are the best of no object.
     """
-    learnt = valid if ignored is None else valid & ~ignored
+    learnt = mask if ignored is None else mask & ~ignored
     if usable is None:
         usable = jnp.ones(len(boxes), bool)
     if len(objects) == 0:
@@ -49,7 +49,7 @@ def match_boxes(boxes: jax.Array, objects: jax.Array, valid: jax.Array, positive
     if ignored is not None:
         overlap = jax.vmap(lambda o: box_area(_intersection(boxes, o)), out_axes=1)(objects)            # (N, M)
         inside = overlap >= 0.5 * jnp.maximum(box_area(boxes), 1e-6)[:, None]
-        near = ((every_iou >= negative) | inside) & valid & ignored
+        near = ((every_iou >= negative) | inside) & mask & ignored
         labels = jnp.where(near.any(1), IGNORED, labels)
 
     if best_is_positive:
@@ -78,5 +78,5 @@ def sample_balanced(key: jax.Array, labels: jax.Array, size: int, positive_share
     drawn = (labels == POSITIVE) & (positive_rank < positives)
     place = jnp.where(drawn, order, jnp.where(labels == NEGATIVE, 1 + order, 3))
     indices = jnp.argsort(place, stable=True)[:size]
-    there = place[indices] < 3
-    return jnp.where(there, indices, 0).astype(jnp.int32), there
+    mask = place[indices] < 3
+    return jnp.where(mask, indices, 0).astype(jnp.int32), mask

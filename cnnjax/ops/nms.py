@@ -62,14 +62,14 @@ def _keep_in_block(block: jax.Array, alive: jax.Array, threshold: jax.Array) -> 
 
 @partial(jax.jit, static_argnames="max_outputs")
 def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, threshold: jax.Array,
-            max_outputs: int, valid: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+            max_outputs: int, mask: jax.Array | None) -> tuple[jax.Array, jax.Array]:
     n = len(scores)
     if n == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs, bool)
     boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
     usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
-    if valid is not None:
-        usable &= valid
+    if mask is not None:
+        usable &= mask
     order = jnp.argsort(jnp.where(usable, -scores, jnp.inf), stable=True)       # ties by index
     count = usable.sum()
 
@@ -87,8 +87,8 @@ def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, thre
 
         def meet(c, alive):
             earlier = lax.dynamic_slice_in_dim(kept, c * block, block, 1)
-            there = c * block + place < found
-            return alive & ~jnp.any(_suppresses(earlier, current, threshold) & there[:, None], 0)
+            mask = c * block + place < found
+            return alive & ~jnp.any(_suppresses(earlier, current, threshold) & mask[:, None], 0)
 
         alive = lax.fori_loop(0, (found + block - 1) // block, meet, b * block + place < count)
         keep = _keep_in_block(current, alive, threshold)
@@ -99,47 +99,47 @@ def _greedy(boxes: jax.Array, scores: jax.Array, classes: jax.Array | None, thre
     # The kept lie at the front, so that a block meets those alone: at most n * kept / 2 pairs in all.
     kept = jnp.zeros((len(rows), max_outputs + 2 * block), jnp.float32)
     _, found, kept = lax.while_loop(lambda s: (s[0] * block < count) & (s[1] < max_outputs), body, (0, 0, kept))
-    there = jnp.arange(max_outputs) < found
-    return jnp.where(there, kept[5, :max_outputs], 0).astype(jnp.int32), there
+    mask = jnp.arange(max_outputs) < found
+    return jnp.where(mask, kept[5, :max_outputs], 0).astype(jnp.int32), mask
 
 
 @checked(iou_threshold=SHARE, max_outputs=COUNT)
 def nms(boxes: jax.Array, scores: jax.Array, iou_threshold: float | jax.Array, max_outputs: int,
-        valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """Greedy non-maximum suppression: the boxes that no better kept box overlaps with an IoU above the threshold.
 
     `(N, 4), (N,) -> (max_outputs,) int32, (max_outputs,) bool`: indices of the kept, best first, equal scores by index,
-    and which of them are there; the rest is 0. `valid`, (N,) bool, marks padding; N is below 2**24. The indices are
-    those of `torchvision.ops.nms` cut to max_outputs, and the work stops there.
+    and their mask; padding is 0. `mask`, (N,) bool, is False for padding among the boxes; N is below 2**24. The indices
+    are those of `torchvision.ops.nms` cut to max_outputs, and the work stops there.
     """
-    return _greedy(boxes, scores, None, _threshold(iou_threshold), max_outputs, valid)
+    return _greedy(boxes, scores, None, _threshold(iou_threshold), max_outputs, mask)
 
 
 @checked(iou_threshold=SHARE, max_outputs=COUNT)
 def batched_nms(boxes: jax.Array, scores: jax.Array, classes: jax.Array, iou_threshold: float | jax.Array,
-                max_outputs: int, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+                max_outputs: int, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """As `nms`, but a box suppresses only boxes of its own class; `classes`, (N,) integers below 2**24.
 
     The best max_outputs over all classes together.
     """
-    return _greedy(boxes, scores, classes, _threshold(iou_threshold), max_outputs, valid)
+    return _greedy(boxes, scores, classes, _threshold(iou_threshold), max_outputs, mask)
 
 
 @checked(max_outputs=COUNT, sigma=POSITIVE)
 @partial(jax.jit, static_argnames="max_outputs")
 def soft_nms(boxes: jax.Array, scores: jax.Array, max_outputs: int, sigma: float = 0.5,
-             score_threshold: float = 0.001, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+             score_threshold: float = 0.001, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Suppression that lowers scores by exp(-IoU^2 / sigma) in place of dropping boxes: Bodla et al. 2017, eq. 3.
 
     `(N, 4), (N,) -> (max_outputs,) int32, (max_outputs,), (max_outputs,) bool`: indices, best first, lowered scores and
-    which are there: those whose lowered score is above the threshold. The rest is 0.
+    a mask: those whose lowered score is above the threshold. The rest is 0.
     """
     if len(scores) == 0:
         return jnp.zeros(max_outputs, jnp.int32), jnp.zeros(max_outputs), jnp.zeros(max_outputs, bool)
     boxes, scores = jnp.asarray(boxes, jnp.float32), jnp.asarray(scores, jnp.float32)
     usable = jnp.isfinite(scores) & jnp.isfinite(boxes).all(-1)
-    if valid is not None:
-        usable &= valid
+    if mask is not None:
+        usable &= mask
     boxes = jnp.where(usable[:, None], boxes, 0)
 
     def step(scores, _):
@@ -149,5 +149,5 @@ def soft_nms(boxes: jax.Array, scores: jax.Array, max_outputs: int, sigma: float
         return (scores * jnp.exp(-jnp.square(iou) / sigma)).at[best].set(-jnp.inf), (best, score)
 
     _, (indices, lowered) = lax.scan(step, jnp.where(usable, scores, -jnp.inf), length=max_outputs)
-    there = lowered > score_threshold
-    return jnp.where(there, indices, 0).astype(jnp.int32), jnp.where(there, lowered, 0), there
+    mask = lowered > score_threshold
+    return jnp.where(mask, indices, 0).astype(jnp.int32), jnp.where(mask, lowered, 0), mask

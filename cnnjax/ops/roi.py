@@ -69,7 +69,7 @@ class _Windows:
         self.rows, self.row_level, row_count = cover(top, bottom, height)
         self.columns, self.column_level, self.column_count = cover(left, right, width)
         self.more = jnp.where((row_count > 2) | (self.column_count > 2), row_count * self.column_count, 0)
-        self.there = ((bottom > top)[:, :, None] & (right > left)[:, None])[..., None]          # (R, h, w, 1)
+        self.mask = ((bottom > top)[:, :, None] & (right > left)[:, None])[..., None]          # (R, h, w, 1)
 
     def table(self, cells: jax.Array, merge: Callable[..., jax.Array]) -> jax.Array:
         """Of cells `(H * W, C)` the windows of all sizes, `(levels * H * W + spare, C)`, one after the other.
@@ -132,7 +132,7 @@ def _pool(features: jax.Array, *borders: jax.Array) -> jax.Array:
 
     def pool(x):
         table = windows.maxima(x.reshape(height * width, -1))
-        return jnp.where(windows.there, windows.reduce(jnp.maximum, lambda at: table.at[at].get(mode="clip")), 0)
+        return jnp.where(windows.mask, windows.reduce(jnp.maximum, lambda at: table.at[at].get(mode="clip")), 0)
 
     return _by_channels(pool, features)
 
@@ -156,7 +156,7 @@ def _pool_backward(saved, gradient):
             return jnp.where(values.at[at].get(mode="clip") == out, places.at[at].get(mode="clip"), height * width)
 
         at = windows.reduce(jnp.minimum, read) * channels + jnp.arange(channels)
-        gradient = jnp.where(windows.there, gradient, 0).astype(jnp.float32)
+        gradient = jnp.where(windows.mask, gradient, 0).astype(jnp.float32)
         x_gradient = jnp.zeros(height * width * channels, jnp.float32).at[at].add(gradient, mode="drop")
         return x_gradient.reshape(x.shape).astype(x.dtype)
 
@@ -258,12 +258,12 @@ def multilevel_roi_align(levels: Sequence[jax.Array], rois: jax.Array, level: ja
         length = end - start if aligned else jnp.maximum(end - start, 1)
         samples = (jnp.arange(count * sampling_ratio) + 0.5) / sampling_ratio
         at = start[:, None] + samples * (length / count)[:, None]   # (R, count * sampling_ratio)
-        there = (at >= -1) & (at <= limit)
+        inside = (at >= -1) & (at <= limit)
         at = jnp.clip(at, 0, limit - 1)
         low = jnp.clip(jnp.floor(at).astype(jnp.int32), 0, limit - 1)
         high = jnp.minimum(low + 1, limit - 1)
         weight = jnp.stack([1 - (at - low), at - low], -1) / sampling_ratio
-        weight = jnp.where(there[..., None], weight, 0)
+        weight = jnp.where(inside[..., None], weight, 0)
         return (cell.reshape(-1, count, 2 * sampling_ratio) for cell in (jnp.stack([low, high], -1), weight))
 
     rows, row_weights = places(y1, y2, h, height)
@@ -290,9 +290,9 @@ def roi_warp(image: jax.Array, rois: jax.Array, output_size: int | tuple[int, in
         length = jnp.maximum(end - start, 1)
         step = length / (count - 2 * context)                       # pixels of the image to one of the result
         at = (start - context * step)[:, None] + (jnp.arange(count) + 0.5) * step[:, None] - 0.5
-        there = (at > -1) & (at < limit)
+        inside = (at > -1) & (at < limit)
         tent = jnp.maximum(1 - jnp.abs(at[:, :, None] - jnp.arange(limit)), 0)          # (R, count, limit)
-        return jnp.where(there[:, :, None], tent, 0).astype(image.dtype)
+        return jnp.where(inside[:, :, None], tent, 0).astype(image.dtype)
 
     rows, columns = weights(y1, y2, h, height), weights(x1, x2, w, width)
     out = jnp.einsum("rhy,yxc,rwx->rhwc", rows, image, columns)

@@ -15,10 +15,10 @@ SIZES = (64, 512, 3000)
 
 
 @partial(jax.jit, static_argnums=(4,))
-def suppress(boxes, scores, classes, valid, threshold):
+def suppress(boxes, scores, classes, mask, threshold):
     size = len(scores)
-    return (ops.nms(boxes, scores, threshold, size, valid),
-            ops.batched_nms(boxes, scores, classes, threshold, size, valid))
+    return (ops.nms(boxes, scores, threshold, size, mask),
+            ops.batched_nms(boxes, scores, classes, threshold, size, mask))
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -32,8 +32,8 @@ def test_suppression_keeps_the_indices_of_torchvision(part):
         padded = (np.pad(boxes, ((0, room), (0, 0)), constant_values=7), np.pad(scores, (0, room), constant_values=2),
                   np.pad(classes, (0, room)), np.arange(n + room) < n)
         found = []
-        for indices, there in suppress(*padded, threshold):
-            kept = np.asarray(indices)[np.asarray(there)]
+        for indices, mask in suppress(*padded, threshold):
+            kept = np.asarray(indices)[np.asarray(mask)]
             found += [len(kept), cases.digest(kept)]
         assert found == expected, f"case {seed}: {cases.KINDS[seed % len(cases.KINDS)]}, {n} boxes at {threshold}"
 

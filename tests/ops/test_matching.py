@@ -37,8 +37,8 @@ def test_images_without_objects_and_more_padding():
         none = jnp.zeros(len(objects), bool)
         labels = ops.match_boxes(BOXES, objects, none, 0.7, 0.3, best_is_positive=True).labels
         assert labels.tolist() == [0] * 5
-    objects, valid = jnp.pad(OBJECTS, ((0, 4), (0, 0)), constant_values=5), jnp.pad(VALID, (0, 4))
-    longer = ops.match_boxes(BOXES, objects, valid, 0.7, 0.3, best_is_positive=True)
+    objects, mask = jnp.pad(OBJECTS, ((0, 4), (0, 0)), constant_values=5), jnp.pad(VALID, (0, 4))
+    longer = ops.match_boxes(BOXES, objects, mask, 0.7, 0.3, best_is_positive=True)
     for a, b in zip(longer, ops.match_boxes(BOXES, OBJECTS, VALID, 0.7, 0.3, best_is_positive=True), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -46,8 +46,8 @@ def test_images_without_objects_and_more_padding():
 def test_samples_are_balanced_distinct_and_uniform():
     labels = jnp.array([1] * 20 + [0] * 30 + [-1] * 10)
     draw = jax.jit(jax.vmap(lambda key: ops.sample_balanced(key, labels, 16, 0.25)))
-    indices, there = draw(jax.random.split(jax.random.key(0), 400))
-    assert there.all()
+    indices, mask = draw(jax.random.split(jax.random.key(0), 400))
+    assert mask.all()
     assert (labels[indices] == jnp.array([1] * 4 + [0] * 12)).all()
     assert all(len(set(row)) == 16 for row in indices.tolist())
     counts = np.bincount(np.asarray(indices).ravel(), minlength=60)
@@ -56,6 +56,6 @@ def test_samples_are_balanced_distinct_and_uniform():
 
 
 def test_samples_where_there_are_too_few():
-    indices, there = ops.sample_balanced(jax.random.key(1), jnp.array([1, 0, -1, 0]), 8, 0.5)
-    assert sorted(indices[there].tolist()) == [0, 1, 3]
+    indices, mask = ops.sample_balanced(jax.random.key(1), jnp.array([1, 0, -1, 0]), 8, 0.5)
+    assert sorted(indices[mask].tolist()) == [0, 1, 3]
     assert not ops.sample_balanced(jax.random.key(1), jnp.full(4, -1), 3, 0.5)[1].any()

@@ -39,10 +39,10 @@ run = jax.jit(ops.nms, static_argnums=(3,))
 
 
 def kept(result):
-    indices, there = map(np.asarray, result)
-    assert not there[there.sum():].any()                            # the kept come first
-    assert (indices[~there] == 0).all()
-    return indices[there].tolist()
+    indices, mask = map(np.asarray, result)
+    assert not mask[mask.sum():].any()                            # the kept come first
+    assert (indices[~mask] == 0).all()
+    return indices[mask].tolist()
 
 
 @settings(deadline=None, max_examples=40)
@@ -80,11 +80,11 @@ def test_what_is_not_finite_is_neither_kept_nor_suppresses(bad):
 def test_batch_of_images_with_and_without_boxes():
     images = [some_boxes(seed) for seed in range(3)]
     boxes, scores = (np.stack(x) for x in zip(*images, strict=True))
-    valid = np.stack([np.ones(N, bool), np.zeros(N, bool), np.arange(N) < 10])
-    indices, there = jax.jit(jax.vmap(lambda b, s, v: ops.nms(b, s, 0.5, 20, v)))(boxes, scores, valid)
-    assert there[1].sum() == 0
+    usable = np.stack([np.ones(N, bool), np.zeros(N, bool), np.arange(N) < 10])
+    indices, mask = jax.jit(jax.vmap(lambda b, s, v: ops.nms(b, s, 0.5, 20, v)))(boxes, scores, usable)
+    assert mask[1].sum() == 0
     for i, n in ((0, N), (2, 10)):
-        assert kept((indices[i], there[i])) == plain_greedy(boxes[i][:n], scores[i][:n], 0.5, 20)
+        assert kept((indices[i], mask[i])) == plain_greedy(boxes[i][:n], scores[i][:n], 0.5, 20)
 
 
 def test_classes_do_not_meet_and_bfloat16_scores_do():
@@ -101,9 +101,9 @@ def test_classes_do_not_meet_and_bfloat16_scores_do():
 
 
 def test_no_boxes():
-    indices, there = ops.nms(jnp.zeros((0, 4)), jnp.zeros(0), 0.5, 3)
+    indices, mask = ops.nms(jnp.zeros((0, 4)), jnp.zeros(0), 0.5, 3)
     assert indices.shape == (3,)
-    assert not there.any()
+    assert not mask.any()
 
 
 def test_soft_suppression_against_the_paper_s_loop():
@@ -117,9 +117,9 @@ def test_soft_suppression_against_the_paper_s_loop():
         expected.append((best, left[best]))
         left = left * np.exp(-iou[best] ** 2 / 0.5)
         left[best] = -1
-    indices, lowered, there = jax.jit(ops.soft_nms, static_argnums=2)(boxes, scores, 20)
-    assert indices[there].tolist() == [i for i, _ in expected]
-    np.testing.assert_allclose(lowered[there], [s for _, s in expected], rtol=1e-4)
+    indices, lowered, mask = jax.jit(ops.soft_nms, static_argnums=2)(boxes, scores, 20)
+    assert indices[mask].tolist() == [i for i, _ in expected]
+    np.testing.assert_allclose(lowered[mask], [s for _, s in expected], rtol=1e-4)
 
 
 def test_proposals_are_finite_within_the_image_and_unmoved_by_bad_rows():
@@ -143,7 +143,7 @@ def test_proposals_are_finite_within_the_image_and_unmoved_by_bad_rows():
                 s[bad] = value
             for out, right in zip(propose(d, s), expected, strict=True):
                 np.testing.assert_array_equal(out, right)
-    boxes, _, there = propose(deltas, scores)
+    boxes, _, mask = propose(deltas, scores)
     assert jnp.isfinite(boxes).all()
     assert ops.inside_image(boxes, 90, 120).all()
-    assert ((boxes[:, 2:] - boxes[:, :2]) >= 4).all(1)[there].all()
+    assert ((boxes[:, 2:] - boxes[:, :2]) >= 4).all(1)[mask].all()
