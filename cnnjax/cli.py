@@ -385,7 +385,7 @@ def _look(options: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _look_detection(options: argparse.Namespace) -> Path:
-    from cnnjax.data.detection import read_image
+    from cnnjax.data.assemble import read_image
     from cnnjax.detection import pictures
     if options.image is None:
         raise UserError("look --anchors, --proposals and --roi need --image FILE")

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import detection
 from cnnjax.config import nearest
-from cnnjax.data.detection import DetectionData
+from cnnjax.data.detection_sets import DetectionData
 from cnnjax.detection import run as detector_runs
 from cnnjax.detection import settings
 from cnnjax.detection.run import COUNTS

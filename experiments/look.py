@@ -9,7 +9,7 @@ from PIL import Image
 
 from cnnjax import classification, trained
 from cnnjax import data as datasets
-from cnnjax.data import augment, detection
+from cnnjax.data import assemble, augment
 from cnnjax.errors import UserError
 from cnnjax.networks import load_run
 from cnnjax.reporting import look, why
@@ -77,5 +77,5 @@ def read_image(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """An image file as uint8 of this `(H, W, C)`, C 1 or 3, stretched to it. Raises UserError if it cannot be read."""
     if not path.is_file():
         raise UserError(f"--image {path}: {'a folder, expected an image file' if path.is_dir() else 'no such file'}")
-    picture = Image.fromarray(detection.read_image(path)).convert("L" if shape[2] == 1 else "RGB")
+    picture = Image.fromarray(assemble.read_image(path)).convert("L" if shape[2] == 1 else "RGB")
     return np.asarray(picture.resize((shape[1], shape[0])), np.uint8).reshape(shape)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from cnnjax.config import is_of, nearest
-from cnnjax.data.detection import flip_boxes
+from cnnjax.data.canvases import flip_boxes
 from cnnjax.errors import UserError
 
 Sample = dict[str, np.ndarray]

@@ -5,9 +5,8 @@ It needs no file and no network: every image is a function of (seed, split, inde
 
 import cv2
 import numpy as np
-from sklearn.datasets import load_digits
 
-from cnnjax.data.detection import DetectionSet, Objects
+from cnnjax.data.detection_sets import DetectionSet, Objects
 
 CLASSES = tuple("0123456789")
 SIDES = (16, 48)            # longer side of a digit in pixels
@@ -20,6 +19,8 @@ def generate(split: str, count: int, size: int, seed: int) -> DetectionSet:
 
     Train and test draw from disjoint digit images: every fourth one of the 1,797 is a test digit.
     """
+    from sklearn.datasets import load_digits  # slow to import, and nothing else here needs it
+
     digits = load_digits()
     test_digit = np.arange(len(digits.target)) % 4 == 3
     source = np.flatnonzero(test_digit == (split == "test"))

@@ -7,7 +7,7 @@ import numpy as np
 from cnnjax.config import user_path
 from cnnjax.data import decode, tfds
 from cnnjax.data.annotations import Faults, usable_box
-from cnnjax.data.detection import DetectionSet, Objects
+from cnnjax.data.detection_sets import DetectionSet, Objects
 from cnnjax.data.voc import continuous
 from cnnjax.errors import UserError
 

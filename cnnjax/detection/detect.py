@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from cnnjax import class_names, interop
+from cnnjax.data.assemble import read_image
 from cnnjax.data.decode import SUFFIXES
-from cnnjax.data.detection import read_image
 from cnnjax.detection import inference, saved
 from cnnjax.detection.proposals import Cache
 from cnnjax.detection.saved import Saved

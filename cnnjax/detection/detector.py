@@ -30,7 +30,7 @@ class Detector(Protocol):
     also have
 
     - `canvases`, the sizes of the images of its minibatches: it needs them unless it has stages of its own;
-    - `stretch`, True where an image is to fill its canvas whatever its shape (`cnnjax.data.detection.place`);
+    - `stretch`, True where an image is to fill its canvas whatever its shape (`cnnjax.data.canvases.place`);
     - `frozen`, the beginnings of the paths of parameters that are not trained;
     - `pretrained`, which of its parts a pre-trained backbone fills: {"trunk": "trunk", "roi_heads/head": "head"};
     - `stages(setup)`, a list of `cnnjax.detection.stages.Stage`, where it is trained in several steps;

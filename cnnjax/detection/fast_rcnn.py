@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import fields, ops
-from cnnjax.data.detection import fit_canvas
+from cnnjax.data.canvases import fit_canvas
 from cnnjax.detection import backbones
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
@@ -117,7 +117,7 @@ def head_loss(network: Network, settings: Any, variables: Variables, batch: Mapp
     sample_key, dropout = jax.random.split(key)
     keys = example_keys(sample_key, len(batch["images"]), axis_name)
     targets = jax.vmap(partial(roi_targets, settings=settings))(
-        keys, batch["proposals"], batch["proposals_valid"], Truth.of(batch))
+        keys, batch["proposals"], batch["proposals_mask"], Truth.of(batch))
     (scores, deltas), new = network.apply(variables, batch["images"], batch["sizes"], targets.boxes, train=True,
                                           rngs={"dropout": dropout}, mutable=["batch_stats"])
     terms = roi_loss(scores, deltas, targets, axis_name)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import fields
-from cnnjax.data.detection import DetectionSet, fit_canvas, rescale_boxes
+from cnnjax.data.canvases import fit_canvas, rescale_boxes
+from cnnjax.data.detection_sets import DetectionSet
 from cnnjax.detection import backbones, fast_rcnn
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys

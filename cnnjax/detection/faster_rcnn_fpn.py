@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from cnnjax import fields
-from cnnjax.data.detection import fit_canvas
+from cnnjax.data.canvases import fit_canvas
 from cnnjax.detection import faster_rcnn, fpn
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables

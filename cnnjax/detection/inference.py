@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from cnnjax.data.detection import rescale_boxes
+from cnnjax.data.canvases import rescale_boxes
 from cnnjax.detection.detector import Detector, Variables
 from cnnjax.detection.proposals import Proposals
 from cnnjax.evaluation.voc_ap import Detections

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.svm import LinearSVC
 
 from cnnjax import ops
-from cnnjax.data.detection import DetectionSet, Objects
+from cnnjax.data.detection_sets import DetectionSet, Objects
 from cnnjax.detection.detector import DetectorOutput, Variables
 from cnnjax.detection.postprocess import Postprocess, postprocess
 from cnnjax.evaluation.voc_ap import iou_matrix

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import class_names, detection, interop, models, networks
 from cnnjax import config as configs
-from cnnjax.data.detection import DetectionSet
+from cnnjax.data.detection_sets import DetectionSet
 from cnnjax.detection import backbones, saved, stages
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.detector import Detector, Variables

@@ -1,5 +1,6 @@
 """Region proposals made outside of the network: selective search (Uijlings et al. 2013) by OpenCV, cached on disk."""
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cnnjax.data.detection import content_key, rescale_boxes
+from cnnjax.data.canvases import rescale_boxes
 from cnnjax.errors import UserError
 from cnnjax.fields import COUNT, setting
 
@@ -88,3 +89,8 @@ class Cache:
     def all(self, images: Iterable[np.ndarray]) -> list[Proposals]:
         """The proposals of each image in turn."""
         return [self(image) for image in images]
+
+
+def content_key(image: np.ndarray) -> str:
+    """A name for an image by its pixels."""
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).hexdigest()[:32]

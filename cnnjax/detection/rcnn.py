@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import fields, ops
-from cnnjax.data.detection import Batch, DetectionSet, ahead_of_time
+from cnnjax.data.detection_sets import DetectionSet
+from cnnjax.data.minibatches import Batch, ahead_of_time
 from cnnjax.detection import backbones, linear
 from cnnjax.detection.backbones import Backbone, only
 from cnnjax.detection.detector import DetectorOutput, Variables

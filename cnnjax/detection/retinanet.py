@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from cnnjax import fields, ops
-from cnnjax.data.detection import fit_canvas
+from cnnjax.data.canvases import fit_canvas
 from cnnjax.detection import fpn
 from cnnjax.detection.backbones import Backbone
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables

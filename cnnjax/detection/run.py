@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax.data import detection as datasets
-from cnnjax.data.detection import Batches, DetectionData, DetectionSet
+from cnnjax.data.detection_sets import DetectionData, DetectionSet
+from cnnjax.data.minibatches import Batches
 from cnnjax.detection import inference, pretraining, saved, settings, stages
 from cnnjax.detection.detector import Detector, Variables
 from cnnjax.detection.inference import Prediction

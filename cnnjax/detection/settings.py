@@ -1,4 +1,4 @@
-"""Configs of a ladder and of one detector: their fields, and checks before anything is read or trained."""
+"""Configs of a ladder and of one detector: their fields, and their checks before anything is read or trained."""
 
 import dataclasses
 from typing import Any

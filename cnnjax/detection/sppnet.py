@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import fields, ops
-from cnnjax.data.detection import fit_canvas, rescale_boxes
+from cnnjax.data.canvases import fit_canvas, rescale_boxes
 from cnnjax.detection import backbones, linear
 from cnnjax.detection.backbones import Backbone, DenseHead, only
 from cnnjax.detection.detector import DetectorOutput, Sizes, Variables, example_keys
@@ -146,7 +146,7 @@ class SPPNet:
         """Softmax cross-entropy of sampled RoIs, by which the fully connected layers are fine-tuned."""
         sample_key, dropout = jax.random.split(key)
         targets = jax.vmap(partial(roi_targets, settings=self))(
-            example_keys(sample_key, len(batch["images"]), axis_name), batch["proposals"], batch["proposals_valid"],
+            example_keys(sample_key, len(batch["images"]), axis_name), batch["proposals"], batch["proposals_mask"],
             Truth.of(batch))
         scores = self.network.apply(variables, batch["images"], batch["sizes"], targets.boxes, train=True,
                                     rngs={"dropout": dropout})

@@ -17,7 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax.data.box_transforms import chain
-from cnnjax.data.detection import Batches, DetectionSet
+from cnnjax.data.detection_sets import DetectionSet
+from cnnjax.data.minibatches import Batches
 from cnnjax.detection import saved
 from cnnjax.detection.detector import Sizes, Variables
 from cnnjax.models.layers import frozen_norm, synchronised_norm

@@ -22,7 +22,7 @@ class Truth(NamedTuple):
     @classmethod
     def of(cls, batch: Any) -> "Truth":
         """Of a minibatch: each array has a leading axis of images."""
-        return cls(batch["boxes"], batch["classes"], batch["difficult"], batch["valid"])
+        return cls(batch["boxes"], batch["classes"], batch["difficult"], batch["mask"])
 
 
 class AnchorTargets(NamedTuple):

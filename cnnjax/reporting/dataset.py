@@ -1,4 +1,4 @@
-"""What lies in a data set: format, classes, counts, sizes, faults, and a contact sheet with boxes drawn."""
+"""`cnnjax data`: a data set's format, classes, counts, sizes and faults, and a contact sheet with boxes drawn."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image, PngImagePlugin
 
 from cnnjax.config import user_path
-from cnnjax.data import decode, detection, folders, formats, sources
+from cnnjax.data import assemble, canvases, decode, detection, folders, formats, sources
 from cnnjax.data.holdout import TEST_SHARE
 from cnnjax.data.sets import Listing
 from cnnjax.errors import UserError
@@ -113,7 +113,7 @@ def _sizes(names: Sequence[str], read: Callable[[str], bytes]) -> list[tuple[int
     """(height, width) of each image when upright, or the reason why it cannot be read."""
     def one(name: str) -> tuple[int, int] | str:
         try:
-            return detection.probe(read(name))[0]
+            return assemble.probe(read(name))[0]
         except decode.BadImage as error:
             return f"unreadable image ({error})"
     with ThreadPoolExecutor() as pool:
@@ -152,8 +152,8 @@ def _spread(labels: Sequence[int], count: int) -> list[int]:
 
 def _thumbnail(image: np.ndarray, drawn: np.ndarray, labels: Sequence[str], colours: Sequence[str] = ()) -> np.ndarray:
     """The image brought to the size of `THUMBNAIL`, with boxes in its own pixels drawn on it."""
-    picture, size = detection.place(image, THUMBNAIL)
-    drawn = detection.rescale_boxes(drawn, image.shape[:2], size)
+    picture, size = canvases.place(image, THUMBNAIL)
+    drawn = canvases.rescale_boxes(drawn, image.shape[:2], size)
     return boxes.draw(picture[:size[0], :size[1]], drawn, labels, colours or ["#333333"] * len(labels), min_side=1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from cnnjax.data.detection import DetectionSet
+from cnnjax.data.detection_sets import DetectionSet
 from cnnjax.evaluation.detection_errors import Outcomes
 from cnnjax.evaluation.voc_ap import Curve, Detections
 from cnnjax.reporting import boxes, classifier, curves, html

@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from cnnjax.data import detection, synthetic_digits
-from cnnjax.data.detection import Batches, DetectionSet, Objects
+from cnnjax.data.canvases import choose_canvas
+from cnnjax.data.detection_sets import DetectionSet, Objects
+from cnnjax.data.minibatches import Batches
 from cnnjax.errors import UserError
 
 OBJECT = """<object><name>{name}</name><truncated>{truncated}</truncated><difficult>{difficult}</difficult>
@@ -311,7 +313,7 @@ def test_a_transform_augments_before_placing_and_drops_whole_rows():
 
     batch = Batches(coloured([(20, 40)], objects=2), ((20, 40),), 1, 0, transform=crop)(0)
     np.testing.assert_array_equal(batch["sizes"], [(10, 40)])
-    np.testing.assert_array_equal(batch["valid"][0, :2], (True, False))
+    np.testing.assert_array_equal(batch["mask"][0, :2], (True, False))
     assert not batch["boxes"][0, 1:].any()
 
 
@@ -366,14 +368,14 @@ def test_one_canvas_gives_the_order_of_its_epochs_whatever_the_dispatch():
 def test_an_image_without_objects_is_a_batch_of_padding():
     data = coloured([(8, 8)], objects=0)
     batch = Batches(data, ((8, 8),), 1, 0)(0)
-    assert not batch["valid"].any()
+    assert not batch["mask"].any()
     assert batch["boxes"].shape == (1, 8, 4)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_two_canvases_give_the_scale_of_fast_rcnn(height, width):
     canvases = ((600, 1000), (1000, 600))
-    canvas = canvases[detection.choose_canvas((height, width), canvases)]
+    canvas = canvases[choose_canvas((height, width), canvases)]
     scale = min(canvas[0] / height, canvas[1] / width)
     assert scale == pytest.approx(min(600 / min(height, width), 1000 / max(height, width)))
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cnnjax import data
-from cnnjax.data.detection import DetectionSet, Objects, hold_out
+from cnnjax.data.detection import hold_out
+from cnnjax.data.detection_sets import DetectionSet, Objects
 from cnnjax.data.holdout import held_out
 from cnnjax.errors import UserError
 from tests.data.test_folders import _array, _png

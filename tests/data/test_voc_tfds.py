@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cnnjax.data import decode, detection
+from cnnjax.data import assemble, decode, detection
 from cnnjax.errors import UserError
 from tests.data.test_folders import _bomb as bomb
 
@@ -122,6 +122,6 @@ def test_the_size_of_an_image_that_is_not_upright_is_read_before_it_is_decoded(t
     Image.new("RGB", (200, 120)).save(tmp_path / "a.jpg", exif=exif)
     monkeypatch.setattr(decode, "MAX_PIXELS", 200 * 120 - 1)
     with pytest.raises(UserError, match=r"declares 200x120 pixels; at most 23,999 are decoded"):
-        detection.read_image(tmp_path / "a.jpg", turn == "turned")
+        assemble.read_image(tmp_path / "a.jpg", turn == "turned")
     with pytest.raises(UserError, match=r"it declares 200x120 pixels"):
-        detection.probe((tmp_path / "a.jpg").read_bytes())
+        assemble.probe((tmp_path / "a.jpg").read_bytes())

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from cnnjax.data.detection import DetectionData, DetectionSet, Objects
+from cnnjax.data.detection_sets import DetectionData, DetectionSet, Objects
 from cnnjax.detection import backbones, inference, pretraining, settings, stages
 from cnnjax.training import workdir as workdirs
 from tests.detection import tiny_ladder

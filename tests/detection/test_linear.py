@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from cnnjax import ops
-from cnnjax.data.detection import DetectionSet, Objects
+from cnnjax.data.detection_sets import DetectionSet, Objects
 from cnnjax.detection import linear
 from cnnjax.detection.postprocess import Postprocess
 from cnnjax.evaluation.voc_ap import iou_matrix
@@ -51,9 +51,9 @@ def trained(tmp_path_factory):
                         lambda i: np.full((1, 1, 3), i, np.uint8))
 
     def extract(image, boxes):
-        there = objects[image[0, 0, 0]].boxes
-        iou = iou_matrix(boxes, there)
-        deltas = np.asarray(ops.encode_boxes(jnp.array(there[iou.argmax(1)]), jnp.array(boxes)))
+        truth = objects[image[0, 0, 0]].boxes
+        iou = iou_matrix(boxes, truth)
+        deltas = np.asarray(ops.encode_boxes(jnp.array(truth[iou.argmax(1)]), jnp.array(boxes)))
         return np.where(iou.max(1, keepdims=True) > 0, deltas, 0), iou + rng.normal(0, 0.01, iou.shape)
     return data, proposals, extract, linear.fit(data, proposals, extract, 2, SETTINGS, 0, folder), folder
 

@@ -25,12 +25,12 @@ def test_the_heads_box_error_counts_as_torchvision_s_where_told():
     assert detection.create("faster_rcnn_fpn").box_beta == 1
 
 
-def test_class_loss_ignores_rows_that_are_not_there():
+def test_class_loss_ignores_rows_that_are_masked_out():
     logits = jnp.array([[0.0, jnp.log(3.0)], [5.0, -5.0], [1e30, -1e30]])
-    there = jnp.array([True, False, False])
-    value = losses.class_loss(logits, jnp.array([1, 7, -3]), there)
+    mask = jnp.array([True, False, False])
+    value = losses.class_loss(logits, jnp.array([1, 7, -3]), mask)
     assert value == pytest.approx(-np.log(0.75), rel=1e-5)
-    gradient = jax.grad(lambda z: losses.class_loss(z, jnp.array([1, 7, -3]), there))(logits)
+    gradient = jax.grad(lambda z: losses.class_loss(z, jnp.array([1, 7, -3]), mask))(logits)
     assert not gradient[1:].any()
 
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from cnnjax import fields, ops
 from cnnjax.configs.ladder.defaults import shortened
 from cnnjax.data import synthetic_digits
-from cnnjax.data.detection import Objects
+from cnnjax.data.detection_sets import Objects
 from cnnjax.detection import rcnn, sppnet, stages
 from cnnjax.detection.backbones import DenseHead, Small, Trunk
 from cnnjax.detection.losses import class_loss

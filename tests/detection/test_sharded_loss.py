@@ -19,8 +19,8 @@ def minibatch(images, objects):
     return {"images": jnp.asarray(rng.integers(0, 256, (images, 64, 64, 3), np.uint8)),
             "sizes": jnp.full((images, 2), 64), "boxes": boxes(4),
             "classes": jnp.asarray(rng.integers(0, 3, (images, 4))),
-            "difficult": jnp.zeros((images, 4), bool), "valid": jnp.arange(4) < jnp.array(objects)[:, None],
-            "proposals": boxes(12), "proposals_valid": jnp.ones((images, 12), bool)}
+            "difficult": jnp.zeros((images, 4), bool), "mask": jnp.arange(4) < jnp.array(objects)[:, None],
+            "proposals": boxes(12), "proposals_mask": jnp.ones((images, 12), bool)}
 
 
 # The slow ones were last run on 2026-11-25: passed.

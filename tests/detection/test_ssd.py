@@ -23,13 +23,13 @@ DEFAULT_BOXES = ops.default_boxes(cases.SIZE, cases.GRIDS, cases.STEPS, cases.SC
 def truth(boxes, classes, difficult=None, room=8):
     """An image's ground truth padded to so many rows, with rubbish in the padding."""
     count = len(boxes)
-    valid = np.arange(room) < count
+    mask = np.arange(room) < count
     padded = np.full((room, 4), 7.0, np.float32)
     padded[:count] = boxes
     flags = np.zeros(room, bool)
     flags[:count] = False if difficult is None else difficult
     return Truth(jnp.asarray(padded), jnp.asarray(np.pad(classes, (0, room - count)), jnp.int32), jnp.asarray(flags),
-                 jnp.asarray(valid))
+                 jnp.asarray(mask))
 
 
 def labelled(seed, room=8):
@@ -47,9 +47,9 @@ def tiny(**fields):
 
 def batch_of(truths, side=64, seed=0):
     images = np.random.default_rng(seed).integers(0, 256, (len(truths), side, side, 3)).astype(np.uint8)
-    boxes, classes, difficult, valid = (jnp.stack(part) for part in zip(*truths, strict=True))
+    boxes, classes, difficult, mask = (jnp.stack(part) for part in zip(*truths, strict=True))
     return {"images": images, "sizes": np.full((len(truths), 2), side), "boxes": boxes, "classes": classes,
-            "difficult": difficult, "valid": valid}
+            "difficult": difficult, "mask": mask}
 
 
 # The network

@@ -72,7 +72,7 @@ def test_the_losses_of_a_minibatch(theirs, ours):
     theirs.eval()
     batch = {"images": canvases, "boxes": np.stack([np.resize(boxes, (2, 4)) for boxes, _ in truth]),
              "classes": np.stack([np.resize(labels - 1, 2) for _, labels in truth]),
-             "difficult": np.zeros((2, 2), bool), "valid": np.array([[True, True], [False, False]])}
+             "difficult": np.zeros((2, 2), bool), "mask": np.array([[True, True], [False, False]])}
     _, (_, metrics) = jax.jit(lambda batch: detector.loss(ours, batch, jax.random.key(0), {}))(batch)
     assert float(metrics["class_loss"]) == pytest.approx(losses["classification"].item(), rel=1e-4)
     assert float(metrics["box_loss"]) == pytest.approx(losses["bbox_regression"].item(), rel=1e-4)

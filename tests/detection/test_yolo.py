@@ -33,9 +33,9 @@ def tiny(**fields):
 
 def batch_of(truths, side=32):
     images = np.random.default_rng(0).integers(0, 256, (len(truths), side, side, 3)).astype(np.uint8)
-    boxes, classes, difficult, valid = (jnp.stack(part) for part in zip(*truths, strict=True))
+    boxes, classes, difficult, mask = (jnp.stack(part) for part in zip(*truths, strict=True))
     return {"images": images, "sizes": np.full((len(truths), 2), side), "boxes": boxes, "classes": classes,
-            "difficult": difficult, "valid": valid}
+            "difficult": difficult, "mask": mask}
 
 
 @pytest.mark.parametrize(("detector", "parameters", "convolutions"), [

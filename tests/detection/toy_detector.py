@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnjax import fields
-from cnnjax.data.detection import fit_canvas
+from cnnjax.data.canvases import fit_canvas
 from cnnjax.detection.detector import DetectorOutput, Sizes
 from cnnjax.fields import setting
 

@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cnnjax.data.detection import Objects
+from cnnjax.data.detection_sets import Objects
 from cnnjax.evaluation.coco_ap import coco_ap
 from cnnjax.evaluation.voc_ap import Detections
 

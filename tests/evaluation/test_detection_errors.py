@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cnnjax.data.detection import Objects
+from cnnjax.data.detection_sets import Objects
 from cnnjax.evaluation.detection_errors import outcomes, sizes_of
 from cnnjax.evaluation.voc_ap import Detections
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cnnjax.data.detection import Objects
+from cnnjax.data.detection_sets import Objects
 from cnnjax.evaluation.voc_ap import Detections, average_precision, proposal_recall, voc_ap, voc_curve
 
 

@@ -197,7 +197,7 @@ def test_an_image_without_objects_trains_without_box_losses():
     variables = detector.init(jax.random.key(0))
     batch = {"images": jnp.full((2, 64, 64, 3), 99, jnp.uint8), "sizes": jnp.full((2, 2), 64),
              "boxes": jnp.zeros((2, 8, 4)), "classes": jnp.zeros((2, 8), jnp.int32),
-             "difficult": jnp.zeros((2, 8), bool), "valid": jnp.zeros((2, 8), bool)}
+             "difficult": jnp.zeros((2, 8), bool), "mask": jnp.zeros((2, 8), bool)}
 
     def value(params):
         return detector.loss({**variables, "params": params}, batch, jax.random.key(0), {})
