@@ -4,13 +4,11 @@ import copy
 import tempfile
 import time
 from contextlib import ExitStack, closing
-from functools import partial
 from statistics import median
 from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 from ml_collections import ConfigDict
 
 from cnnjax import classification
@@ -19,7 +17,6 @@ from cnnjax.data import streaming
 from cnnjax.training import loop, optimizers
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
-from cnnjax.training.state import State
 from cnnjax.training.task import Stream
 
 HEADER = ("what", "seconds", "images/s")
@@ -41,10 +38,10 @@ def run(config: ConfigDict, repeats: int = 9) -> list[dict[str, Any]]:
     classification.check(config)
     each = copy.deepcopy(config)
     each.steps_per_dispatch = 1
-    return _streamed(each, repeats) if config.data.streamed else _resident(each, repeats)
+    return _streamed(each, repeats) if config.data.streamed else _on_device(each, repeats)
 
 
-def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
+def _on_device(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
     rows = []
     with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         source = copy.deepcopy(config.data)
@@ -59,17 +56,13 @@ def _resident(config: ConfigDict, repeats: int) -> list[dict[str, Any]]:
         train, next_data = loop.program(config, task, stack)
         data = next_data(1)
 
-    @partial(jax.pmap, axis_name=steps.AXIS, in_axes=(None, None, 0))
-    def batch(data: Any, state: State, _: Any) -> Any:
-        return task.get_batch(data, jax.random.key(state.seed), state.step, lax.axis_index(steps.AXIS),
-                              lax.axis_size(steps.AXIS))
-
-    state, nothing = steps.replicate(states.create(config, task.init)), np.zeros(jax.local_device_count())
-    jax.block_until_ready(batch(data, state, nothing))
+    batch = steps.batch_of_each_device(task.get_batch)
+    state = steps.replicate(states.create(config, task.init))
+    jax.block_until_ready(batch(state, data))
     alone, whole = [], []
     for _ in range(repeats + 1):                    # the first step compiles
         began = time.perf_counter()
-        jax.block_until_ready(batch(data, state, nothing))
+        jax.block_until_ready(batch(state, data))
         alone.append(time.perf_counter() - began)
         began = time.perf_counter()
         state, metrics = train(state, data, 1)

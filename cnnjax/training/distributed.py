@@ -9,12 +9,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from cnnjax.errors import UserError, first_line
 
@@ -60,16 +57,6 @@ def initialize(coordinator: str | None, processes: int | None = None, process: i
 def is_writer() -> bool:
     """Whether this process writes the files of the run."""
     return jax.process_index() == 0
-
-
-@partial(jax.pmap, axis_name="all", out_axes=None)
-def _any(flag: jax.Array) -> jax.Array:
-    return lax.pmax(flag, "all")
-
-
-def vote(flag: bool) -> jax.Array:
-    """Whether any process raised its flag: the same for all, once the devices have come so far. All must call it."""
-    return _any(jnp.full(jax.local_device_count(), flag, jnp.int32))
 
 
 @contextlib.contextmanager

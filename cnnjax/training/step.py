@@ -3,11 +3,13 @@
 The state is replicated and unstacked (`in_axes=None`): no leading device axis, no `x[0]`. One device is the same code.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,9 @@ def gradients(loss_fn: LossFn, state: State, batch: Any, key: jax.Array, accumul
     def part(model_state: Any, key: jax.Array, batch: Any) -> tuple[Any, tuple[Any, dict[str, jax.Array]]]:
         def loss_of(params: Any) -> Loss:
             variables = {"params": merge(params, state.frozen), **model_state}
-            return loss_fn(variables, batch, key, state.hyper, axis_name)
+            with contextlib.nullcontext() if axis_name is None else nn.intercept_methods(
+                    partial(_dropout_of_all_devices, axis_name)):
+                return loss_fn(variables, batch, key, state.hyper, axis_name)
         (loss, (model_state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         return model_state, (grads, {"loss": loss, **metrics})
 
@@ -62,11 +66,25 @@ def gradients(loss_fn: LossFn, state: State, batch: Any, key: jax.Array, accumul
     return grads, model_state, metrics
 
 
+def _dropout_of_all_devices(axis_name: str, call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    """Dropout as on one device: every device has the same key, draws for the rows of all, and takes those of its own.
+
+    What is dropped of an example then depends on its place in the global minibatch, not on the number of devices, but
+    where `optimizer.accumulate` shares a device's rows out.
+    """
+    devices = lax.axis_size(axis_name)
+    if devices == 1 or not isinstance(context.module, nn.Dropout) or context.method_name != "__call__":
+        return call(*args, **kwargs)
+    x, *others = args
+    dropped = call(jnp.tile(x, (devices, *(1,) * (x.ndim - 1))), *others, **kwargs)
+    return lax.dynamic_slice_in_dim(dropped, lax.axis_index(axis_name) * len(x), len(x))
+
+
 def train_step(loss_fn: LossFn, optimizer: Optimizer, ema_decay: float, state: State, batch: Any,
                accumulate: int = 1) -> tuple[State, dict[str, jax.Array]]:
     """One step of one device, inside the mapped axis: gradients, statistics and metrics are means over the devices."""
-    key = jax.random.fold_in(stream(jax.random.key(state.seed), "dropout"), state.step)
-    key = jax.random.fold_in(key, lax.axis_index(AXIS))
+    # The same on all devices: what is drawn for an example is keyed by its index in the global minibatch.
+    key = jax.random.fold_in(jax.random.fold_in(stream(jax.random.key(state.seed), "dropout"), state.step), 0)
     grads, model_state, metrics = lax.pmean(gradients(loss_fn, state, batch, key, accumulate, AXIS), AXIS)
 
     updates, opt_state = optimizer(state.hyper).update(grads, state.opt_state, state.params)
@@ -154,6 +172,25 @@ def each_device(function: Callable[[Variables, Any], Any]) -> Callable[[Variable
     """`function(variables, batch)` on every device: the leaves of the batch and of the result have the leading axis
     `(devices,)`."""
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0))
+
+
+def batch_of_each_device(get_batch: GetBatch) -> Callable[[State, Any], Any]:
+    """What every device trains on at a step, `(state, data) -> batch`, by itself: leaves `(devices, ...)`."""
+    @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0))
+    def batch(state: State, data: Any, _: Any) -> Any:
+        return get_batch(data, jax.random.key(state.seed), state.step, lax.axis_index(AXIS), lax.axis_size(AXIS))
+    nothing = np.zeros(jax.local_device_count())                            # pmap wants an argument that is mapped
+    return lambda state, data: batch(state, data, nothing)
+
+
+@partial(jax.pmap, axis_name=AXIS, out_axes=None)
+def _any(flag: jax.Array) -> jax.Array:
+    return lax.pmax(flag, AXIS)
+
+
+def vote(flag: bool) -> jax.Array:
+    """Whether any process raised its flag: the same for all, once the devices have come so far. All must call it."""
+    return _any(jnp.full(jax.local_device_count(), flag, jnp.int32))
 
 
 def shard(batch: Any, devices: int) -> Any:
