@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from cnnjax import classification, diagnostics, models, networks
 from cnnjax import config as configs
 from cnnjax import data as datasets
+from cnnjax.classifier import Probe, loss
 from cnnjax.data import augment
 from cnnjax.errors import UserError
 from cnnjax.fields import Field, Fields
@@ -67,9 +68,10 @@ def run(config: ConfigDict, workdir: Path) -> None:
         left = [cell for cell in cells(config) if not (workdir / "cells" / cell.folder / "result.json").exists()]
         at_once = population.together() and not config.data.validation      # each seed would hold other images out
         groups = by_network(list(cells(config))) if at_once else [[cell] for cell in left]
+        said: set[str] = set()              # what there is to say of the images, for all seeds once
         for group in [group for group in groups if set(group) & set(left)]:
             folders = [workdir / "cells" / cell.folder for cell in group]
-            dataset = classification.load_data(cell_config(config, group[0]))
+            dataset = classification.load_data(cell_config(config, group[0]), said)
             assert isinstance(dataset, datasets.Dataset)        # `check` refuses streamed ones
             probe = _probe(config, dataset) if config.diagnostics else None
             if len(group) == 1:
@@ -144,10 +146,10 @@ def cell_config(config: ConfigDict, cell: Cell) -> ConfigDict:
     return own
 
 
-def _probe(config: ConfigDict, dataset: datasets.Dataset) -> classification.Probe:
+def _probe(config: ConfigDict, dataset: datasets.Dataset) -> Probe:
     images = augment.normalise(np.asarray(dataset.train.images[:PROBED_IMAGES]), dataset.mean, dataset.std)
     return diagnostics.layer_probe(images, dataset.train.labels[:PROBED_IMAGES], partial(
-        classification.loss, hyper={"label_smoothing": config.optimizer.label_smoothing}))
+        loss, hyper={"label_smoothing": config.optimizer.label_smoothing}))
 
 
 def report(workdir: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a config trains: the one place that tells the kinds apart, so that a sweep tries any of them alike."""
+"""Trainings that a sweep can try: of a classifier or of a detector, told apart by the config here alone."""
 
 import contextlib
 import functools
@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import classification, detection
 from cnnjax import config as configs
+from cnnjax.classifier import Images
 from cnnjax.errors import UserError
 from cnnjax.training import run as runs
 from cnnjax.training import workdir as workdirs
@@ -78,7 +79,7 @@ def _train_detector(config: ConfigDict, folder: Path, on_eval: OnEval) -> dict[s
 
 
 @functools.lru_cache(1)
-def _images(config: str) -> classification.Images | UserError:
+def _images(config: str) -> Images | UserError:
     """The images of the JSON of a config's `data` and `seed`, or why it cannot be read: looked at once for all trials
     that share it."""
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import classification, networks
+from cnnjax import classification, classifier, networks
 from cnnjax.errors import UserError
 from cnnjax.training import workdir as workdirs
 
@@ -30,7 +30,7 @@ def images_of(logits):
 
 
 def loss_of(module, batch, label_smoothing=0.0):
-    loss, (_, metrics) = classification.loss(module, {}, batch, jax.random.key(0), {"label_smoothing": label_smoothing})
+    loss, (_, metrics) = classifier.loss(module, {}, batch, jax.random.key(0), {"label_smoothing": label_smoothing})
     return float(loss), metrics
 
 
@@ -51,7 +51,7 @@ def test_auxiliary_heads_weigh_three_tenths_each():
 
 def sums(images, labels, mask, classes):
     mean, std = np.zeros(classes, np.float32), np.full(classes, 1 / 255, np.float32)
-    evaluate = classification.evaluation_sums(Fixed(), mean, std)
+    evaluate = classifier.evaluation_sums(Fixed(), mean, std)
     batch = {"image": images, "label": jnp.array(labels), "mask": jnp.array(mask)}
     return {k: float(v) for k, v in evaluate({}, batch).items()}
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from cnnjax import classification
+from cnnjax import classification, classifier
 from cnnjax.training import loop
 from cnnjax.training import state as states
 from cnnjax.training import step as steps
@@ -19,7 +19,7 @@ from cnnjax.training import workdir as workdirs
 HEADER = ("what", "images/s", "ratio")
 
 
-class _WithoutEvaluation(classification.Classifier):
+class _WithoutEvaluation(classifier.Classifier):
     """A classifier of which only the training is run."""
 
     @property

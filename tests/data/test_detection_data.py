@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax.data import detection, synthetic_digits
+from cnnjax.data import assemble, detection, synthetic_digits
 from cnnjax.data.canvases import choose_canvas
 from cnnjax.data.detection_sets import DetectionSet, Objects
 from cnnjax.data.minibatches import Batches
@@ -222,10 +222,10 @@ def test_an_unverified_image_is_turned_unless_its_annotation_has_the_stored_size
     exif = Image.Exif()
     exif[274] = 6                                                   # a quarter turn
     picture().save(tmp_path / "a.jpg", exif=exif)
-    turned, stored = (detection.read_annotated(tmp_path / "a.jpg", size) for size in ((20, 12), (12, 20)))
+    turned, stored = (assemble.read_annotated(tmp_path / "a.jpg", size) for size in ((20, 12), (12, 20)))
     np.testing.assert_array_equal(turned, np.rot90(stored, -1))
     with pytest.raises(UserError, match="another size"):
-        detection.read_annotated(tmp_path / "a.jpg", (12, 12))
+        assemble.read_annotated(tmp_path / "a.jpg", (12, 12))
 
 
 def test_a_split_of_the_set_s_own_is_for_validation(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnnjax import classification
+from cnnjax import classification, classifier
 from cnnjax import config as configs
 from cnnjax.errors import Diverged, UserError
 from cnnjax.training import workdir as workdirs
@@ -147,14 +147,14 @@ def test_a_file_of_the_workdir_that_is_garbage_is_named(half, name, text):
 
 def test_a_nan_among_the_data_stops_the_run_which_goes_on_without_it(tmp_path, classifier_run, monkeypatch):
     """The pixels of step 12 are no numbers: nothing of that is kept."""
-    get_batch = classification.Classifier.get_batch
+    get_batch = classifier.Classifier.get_batch
 
     def poisoned(task, data, key, step, shard, shards):
         batch = get_batch(task, data, key, step, shard, shards)
         return {**batch, "image": jnp.where(step == 12, jnp.nan, batch["image"])}
 
     with monkeypatch.context() as patch:
-        patch.setattr(classification.Classifier, "get_batch", poisoned)
+        patch.setattr(classifier.Classifier, "get_batch", poisoned)
         with pytest.raises(Diverged, match=r"the \w+ is nan at step 13, .* last good checkpoint is of step 10;"):
             classification.train(config_of(), tmp_path / "run")
     assert checkpoints(tmp_path / "run") == ["step_10", "step_5"]
