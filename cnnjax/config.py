@@ -4,7 +4,9 @@ import ast
 import contextlib
 import difflib
 import functools
+import importlib
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -32,7 +34,8 @@ RENAMED = {
     **{f"faster_rcnn.proposals_{part}.{old}": f"faster_rcnn.proposals_{part}.{new}" for part in ("train", "test")
        for old, new in (("before", "pre_nms_top_n"), ("after", "post_nms_top_n"))},
 }
-"""Fields that were called otherwise up to version 0.1: `load` takes the old names, and says so."""
+"""Fields that were called otherwise up to version 0.1: config files, overrides and spaces may have the old names, and
+that they are old is said."""
 
 RENAMED_PACKAGES = {"configs": "cnnjax.configs", "experiments": "cnnjax.experiments"}
 """Packages that config files imported by other names up to version 0.1, likewise."""
@@ -81,9 +84,6 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
                 del node[name]
     for override in overrides:
         field, equals, text = override.partition("=")
-        if field in RENAMED:
-            _tell_renamed(field)
-            field = RENAMED[field]
         if not equals:
             raise UserError(f"--config.{field}: expected --config.{field}=VALUE")
         set_field(config, field, text)
@@ -94,6 +94,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ConfigDict:
     return config
 
 
+@functools.cache                # once, however many trials of a sweep set it
 def _tell_renamed(field: str) -> None:
     print(f"config field {field!r} is called {RENAMED[field]!r} now: the next version will not know its old name",
           file=sys.stderr)
@@ -131,6 +132,25 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     return function
 
 
+def import_function(field: str, name: str) -> Callable[..., Any]:
+    """The function that `name`, "package.module:function", says: it may lie outside of the library, where Python finds
+    modules. Its fields are its arguments by keyword alone, which have defaults.
+
+    Raises UserError naming the config field for whatever goes wrong there.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+        needed = [p.name for p in inspect.signature(found).parameters.values()
+                  if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+    except Exception as error:          # what the module's own code raises is the user's to mend too
+        raise UserError(f"config field {field!r}: found {name!r}, which cannot be imported ({type(error).__name__}: "
+                        f"{one_line(error)})") from error
+    if needed:
+        raise UserError(f"config field {field!r}: found {name!r}, whose {needed[0]!r} has no default; give it one")
+    return found
+
+
 @contextlib.contextmanager
 def user_code(path: Path, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
     """Tells what the code of a config file raises, whatever it is but `passing`, by a UserError: it is the user's to
@@ -148,6 +168,9 @@ def set_field(config: ConfigDict, field: str, text: str) -> None:
 
     Raises UserError that names the field, what was found and what was expected.
     """
+    if field in RENAMED:
+        _tell_renamed(field)
+        field = RENAMED[field]
     *parents, name = field.split(".")
     node = config
     for parent in parents:
@@ -189,7 +212,9 @@ def _parse(field: str, text: str, default: Any) -> Any:
             names = _names(field, text)
             value = names if of_names or not default else [literal(name) for name in names]
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
-        wrong = [v for v in value if default and not is_of(v, type(default[0]))]
+        # Where steps stand a share of the run may too, such as 0.5: whether numbers are to be whole is for `check`.
+        kind = float if default and type(default[0]) is int else type(default[0]) if default else object
+        wrong = [v for v in value if default and not is_of(v, kind)]
         if wrong:
             raise UserError(f"config field {field!r}: found {wrong[0]!r} in {text!r}, expected items of type "
                             f"{type(default[0]).__name__}")

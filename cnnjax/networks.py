@@ -54,7 +54,11 @@ def _check_field(field: str, found: Any, default: Any) -> None:
     if default is not None and not configs.is_of(found, type(default)):
         raise UserError(f"config field 'model.{field}': found {found!r}, expected {type(default).__name__} like "
                         f"{default!r}")
-    if any(isinstance(n, int | float) and not n >= 0 for n in (found if isinstance(found, tuple) else (found,))):
+    items = found if isinstance(found, tuple) else (found,)
+    if isinstance(default, tuple) and default and not all(configs.is_of(item, type(default[0])) for item in items):
+        raise UserError(f"config field 'model.{field}': found {found!r}, expected items of type "
+                        f"{type(default[0]).__name__}")
+    if any(isinstance(n, int | float) and not n >= 0 for n in items):
         raise UserError(f"config field 'model.{field}': found {found!r}, expected nothing negative")
 
 

@@ -9,11 +9,15 @@ import sys
 import pytest
 
 import cnnjax.configs as config_files
+from cnnjax import classification
 from cnnjax import config as configs
 from cnnjax.configs import defaults
 from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.errors import UserError
-from cnnjax.training import loop, schedules
+from cnnjax.experiments import ladder
+from cnnjax.experiments import space as spaces
+from cnnjax.training import loop, population, schedules
+from tests import tiny_runs
 from tests.conftest import ROOT, TINY
 
 
@@ -203,7 +207,8 @@ def test_old_names_of_packages_are_taken_and_told(tmp_path):
                                        "will not know its old name"]
 
 
-def test_old_names_of_fields_are_taken_and_told(tmp_path, capsys):
+def test_old_names_of_fields_are_taken_and_told_once(tmp_path, capsys):
+    configs._tell_renamed.cache_clear()
     file = tmp_path / "old.py"
     file.write_text("from cnnjax.configs.ladder import scatter\n\n\n"
                     "def get_config():\n    config = scatter.get_config()\n"
@@ -216,3 +221,45 @@ def test_old_names_of_fields_are_taken_and_told(tmp_path, capsys):
     told = capsys.readouterr().err.splitlines()
     assert [line.split("'")[1::2] for line in told] == [[old, configs.RENAMED[old]] for old in (
         "proposals.most", "faster_rcnn.proposals_test.after", "faster_rcnn.smallest", "test.most")]
+    configs.set_field(config, "test.most", "6")
+    assert config.test.max_detections == 6
+    assert capsys.readouterr().err == ""
+
+
+def test_the_old_name_of_a_field_is_taken_in_a_space(capsys):
+    configs._tell_renamed.cache_clear()
+    config = ladder_defaults.ladder()
+    config.sweep = {}
+    assert spaces.trial_config(config, {"rcnn.test.most": 7}).rcnn.test.max_detections == 7
+    assert "is called 'rcnn.test.max_detections' now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("(0.5,0.75)", (0.5, 0.75)), ("0.5", (0.5,)), ("(10,0.75)", (10, 0.75))])
+def test_steps_may_become_shares_of_the_run(text, value):
+    """Of a config that names steps, such as the tiny one."""
+    config = configs.load(TINY, [f"schedule.boundaries={text}"])
+    configs.check(config, defaults.classification())
+    loop.check(config)
+    assert config.schedule.boundaries == value
+
+
+@pytest.mark.parametrize(("field", "make", "check"), [
+    ("model.blocks", tiny_runs.classifier, classification.check),
+    ("study.depths", defaults.depth_study, lambda config: configs.check(config, defaults.depth_study())),
+    ("backbone.hidden", ladder_defaults.ladder, ladder.check),
+    ("members.seed", lambda: tiny_runs.classifier("population=2"), population.members),
+])
+def test_what_counts_stays_whole(field, make, check):
+    """A share in the place of a count is refused before anything is trained, wherever the type is declared."""
+    config = make()
+    configs.set_field(config, field, "(0.5,2)")
+    message = rf"'{field}': found \(0\.5, 2\), expected (items of type int|whole numbers|at least 1)"
+    with pytest.raises(UserError, match=message):
+        check(config)
+
+
+@pytest.mark.parametrize("text", ["(0.75,0.5)", "(15,0.5)", "(0.5,0.5)", "(15,10)"])
+def test_boundaries_out_of_order_are_refused(text):
+    """Steps and shares are compared as steps of the run, of which there are 20."""
+    with pytest.raises(UserError, match=r"'schedule\.boundaries': found .*, expected steps in order"):
+        loop.check(configs.load(TINY, [f"schedule.boundaries={text}"]))

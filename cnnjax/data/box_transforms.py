@@ -13,7 +13,7 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 
-from cnnjax.config import is_of, nearest
+from cnnjax.config import import_function, is_of, nearest
 from cnnjax.data.canvases import flip_boxes
 from cnnjax.errors import UserError
 
@@ -197,17 +197,19 @@ YOLO: tuple[Mapping[str, Any], ...] = ({"name": "scale_translate"}, {"name": "ex
 def chain(transforms: Sequence[Mapping[str, Any]], group: str = "transforms") -> Transform:
     """One transform of several, each `{"name": ..., **settings}`, in their order; `group` is their field of the config.
 
-    Raises UserError for an unknown name, and for a setting that a transform has not or of another type than it has.
+    "package.module:function" names one outside of the library, `(rng, sample, *, settings)`. Raises UserError for an
+    unknown name, and for a setting that a transform has not or of another type than it has.
     """
     functions = []
     for i, given in enumerate(transforms):
         field, settings = f"{group}[{i}]", dict(given)
         name = settings.pop("name", None)
-        if name not in TRANSFORMS:
-            raise UserError(f"config field '{field}.name': found {name!r}, expected one of {', '.join(TRANSFORMS)}"
-                            f"{nearest(str(name), TRANSFORMS)}")
-        known = {setting: parameter for setting, parameter in
-                 inspect.signature(TRANSFORMS[name]).parameters.items() if parameter.kind == parameter.KEYWORD_ONLY}
+        if name not in TRANSFORMS and ":" not in str(name):
+            raise UserError(f"config field '{field}.name': found {name!r}, expected one of {', '.join(TRANSFORMS)}, or "
+                            f"package.module:function{nearest(str(name), TRANSFORMS)}")
+        function = TRANSFORMS[name] if name in TRANSFORMS else import_function(f"{field}.name", str(name))
+        known = {setting: parameter for setting, parameter in inspect.signature(function).parameters.items()
+                 if parameter.kind == parameter.KEYWORD_ONLY}
         for setting, value in settings.items():
             if setting not in known:
                 raise UserError(f"config has no field '{field}.{setting}'; {name} has {', '.join(known)}"
@@ -215,12 +217,15 @@ def chain(transforms: Sequence[Mapping[str, Any]], group: str = "transforms") ->
             if not _is_of(value, known[setting].annotation):
                 raise UserError(f"config field '{field}.{setting}': found {value!r}, expected one like "
                                 f"{known[setting].default!r}")
-        functions.append(partial(TRANSFORMS[name], **settings))
+        functions.append(partial(function, **settings))
     return lambda rng, sample: reduce(lambda sample, function: function(rng, sample), functions, sample)
 
 
 def _is_of(value: Any, annotation: Any) -> bool:
-    """Whether a value has the type that a setting is annotated with: a number, or a tuple of a length or of any."""
+    """Whether a value has the type that a setting is annotated with: a number, or a tuple of a length or of any. Any
+    value has where there is no annotation."""
+    if annotation is inspect.Parameter.empty:
+        return True
     kinds = get_args(annotation)
     if not kinds:
         return is_of(value, annotation)

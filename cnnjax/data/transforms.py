@@ -8,14 +8,14 @@ they are normalised; the others take normalised ones, where 0 is the mean colour
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cnnjax.config import is_of, nearest
+from cnnjax.config import import_function, is_of, nearest
 from cnnjax.errors import UserError
 
 Image = jax.Array
@@ -172,37 +172,60 @@ PIXELS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (colour_jitter, 
 NORMALISED: dict[str, Callable[..., Any]] = {f.__name__: f for f in (cutout, random_erasing)}
 BATCH: dict[str, Callable[..., Any]] = {f.__name__: f for f in (mixup, cutmix)}
 
+KNOWN = {"pixels": PIXELS, "normalised": NORMALISED, "batch": BATCH}
+"""The transforms by what they take."""
 
-def apply(transforms: Sequence[Mapping[str, Any]], known: Mapping[str, Callable[..., Any]], image: jax.Array,
-          label: jax.Array, key: jax.Array, first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
-    """Those of `transforms`, each `{"name": ..., **its fields}`, that are among `known`, one after the other.
+
+def find(name: str, field: str = "transforms") -> tuple[str, Callable[..., Any]]:
+    """What the transform `name` takes, a key of KNOWN, and its function.
+
+    "package.module:function" names one outside of the library: `(image, key, *, fields)` of an image with pixels in
+    [0, 1], or `(image, label, keys, *, fields)` of a normalised batch. Raises UserError naming `field`.
+    """
+    for takes, functions in KNOWN.items():
+        if name in functions:
+            return takes, functions[name]
+    if ":" not in name:
+        known = [name for functions in KNOWN.values() for name in functions]
+        raise UserError(f"config field {field!r}: found {name!r}, expected one of {', '.join(known)}, or "
+                        f"package.module:function{nearest(name, known)}")
+    function = import_function(field, name)
+    arguments = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    if len(arguments) not in (2, 3):
+        raise UserError(f"config field {field!r}: found {name!r}, which takes "
+                        f"({', '.join(p.name for p in arguments)}), expected (image, key) or (image, label, keys)")
+    return "pixels" if len(arguments) == 2 else "batch", function
+
+
+def apply(transforms: Sequence[Mapping[str, Any]], takes: Collection[str], image: jax.Array, label: jax.Array,
+          key: jax.Array, first: int | jax.Array = 0) -> tuple[jax.Array, jax.Array]:
+    """Those of `transforms`, each `{"name": ..., **its fields}`, that take one of `takes`, one after the other.
 
     The first image is number `first` of the batch of all devices.
     """
     for i, transform in enumerate(transforms):
-        name, own = transform["name"], {field: value for field, value in transform.items() if field != "name"}
-        if name in known:
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, i)))(first + jnp.arange(len(image)))
-            if name in BATCH:
-                image, label = BATCH[name](image, label, keys, **own)
-            else:
-                image = jax.vmap(partial(known[name], **own))(image, keys)
+        own = {field: value for field, value in transform.items() if field != "name"}
+        taken, function = find(transform["name"])
+        if taken not in takes:
+            continue
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, i)))(first + jnp.arange(len(image)))
+        if taken == "batch":
+            image, label = function(image, label, keys, **own)
+        else:
+            image = jax.vmap(partial(function, **own))(image, keys)
     return image, label
 
 
 def check(transforms: Sequence[Any], field: str) -> None:
     """Raises UserError naming `field` for a transform that there is not, and for fields that it has not or that are of
     another type than its defaults."""
-    known = PIXELS | NORMALISED | BATCH
     for i, transform in enumerate(transforms):
         if not isinstance(transform, Mapping) or not isinstance(transform.get("name"), str):
             raise UserError(f"config field {field!r}: found {transform!r}, expected {{'name': ..., fields}}, such as "
                             "({'name': 'cutout', 'size': 16},)")
         name = transform["name"]
-        if name not in known:
-            raise UserError(f"config field {field!r}: found {name!r}, expected one of {', '.join(known)}"
-                            f"{nearest(name, known)}")
-        defaults = {p.name: p.default for p in inspect.signature(known[name]).parameters.values()
+        function = find(name, field)[1]
+        defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()
                     if p.kind is p.KEYWORD_ONLY}
         for own, value in transform.items():
             if own == "name":
@@ -212,7 +235,7 @@ def check(transforms: Sequence[Any], field: str) -> None:
             wanted = defaults[own]
             pair = isinstance(value, tuple | list) and len(value) == 2 and all(is_of(v, float) for v in value)
             if not (pair and 0 < value[0] <= value[1] if isinstance(wanted, tuple) else
-                    is_of(value, type(wanted)) and value >= 0):
+                    is_of(value, type(wanted)) and (isinstance(value, str) or value >= 0)):
                 raise UserError(f"config field '{field}[{i}].{own}': found {value!r}, expected "
                                 f"{'a pair, the lower first,' if isinstance(wanted, tuple) else type(wanted).__name__} "
                                 f"like {wanted!r}")

@@ -1,4 +1,4 @@
-"""The training loop: from a task's step 0, or the newest checkpoint, to the last step. It knows no network by name."""
+"""The training loop: from step 0 or the newest checkpoint to the last step, with evaluations and checkpoints."""
 
 import importlib.util
 import itertools
@@ -158,10 +158,11 @@ def check(config: ConfigDict, prefix: str = "") -> None:
     is what the field is called by before its name."""
     fields.check_values(config, FIELDS, prefix)
     boundaries = config.schedule.boundaries
-    if list(boundaries) != sorted(set(boundaries)):
+    moments = [schedules.at_step(when, config.steps) for when in boundaries]        # of a short run some may coincide
+    if moments != sorted(moments) or len(set(boundaries)) < len(boundaries):
         raise UserError(f"config field '{prefix}schedule.boundaries': found {boundaries}, expected steps in order")
-    for field, moments in (("boundaries", boundaries), ("warmup_steps", (config.schedule.warmup_steps,))):
-        for when in moments:
+    for field, times in (("boundaries", boundaries), ("warmup_steps", (config.schedule.warmup_steps,))):
+        for when in times:
             if when >= 1 and when != int(when):
                 raise UserError(f"config field '{prefix}schedule.{field}': found {when}, expected a whole step, or a "
                                 "share of the run under 1")
@@ -213,7 +214,7 @@ def _signals() -> Iterator[Callable[[], int]]:
         signum = caught[0] if caught else 0
         if jax.process_count() == 1:
             return signum
-        votes.append(distributed.vote(bool(signum)))
+        votes.append(steps_.vote(bool(signum)))
         return (signum or signal.SIGTERM) if len(votes) > 1 and bool(votes.popleft()) else 0
 
     if threading.current_thread() is not threading.main_thread():       # only the main thread may set handlers

@@ -1,4 +1,4 @@
-"""Several networks in one program: members that differ in their seeds or in continuous hyperparameters.
+"""Populations: several networks trained in one program, of other seeds or other continuous hyperparameters.
 
 A population's state is its members' states stacked along a first axis, and its step is `vmap` of the step. Member by
 member it computes what a run alone computes. A row of a population holds each number as the mean over the members, and
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from cnnjax.config import is_of
 from cnnjax.errors import UserError
 from cnnjax.training.state import HYPERPARAMETERS
 
@@ -26,10 +27,14 @@ def members(config: ConfigDict) -> list[ConfigDict]:
     count = config.population
     if count < 1:
         raise UserError(f"config field 'population': found {count}, expected at least 1")
-    lists = {name: tuple(values) for name, values in config.members.items() if len(values)}
+    names = ("seed", *HYPERPARAMETERS)
+    lists = {name: tuple(config.members[name]) for name in names if len(config.members[name])}
     for name, values in lists.items():
         if len(values) != count:
             raise UserError(f"config field 'members.{name}': found {len(values)} values, expected population = {count}")
+        if not all(is_of(value, int if name == "seed" else float) for value in values):
+            raise UserError(f"config field 'members.{name}': found {values}, expected "
+                            f"{'whole numbers' if name == 'seed' else 'numbers'}")
     if not lists:
         lists = {"seed": tuple(range(config.seed, config.seed + count))} if count > 1 else {}
     if "seed" in lists and len(set(lists["seed"])) > 1 and config.get("data", {}).get("validation"):
@@ -40,7 +45,7 @@ def members(config: ConfigDict) -> list[ConfigDict]:
         own = config.copy_and_resolve_references()
         own.population = 1
         with own.ignore_type():
-            own.members = ConfigDict(dict.fromkeys(("seed", *HYPERPARAMETERS), ()))
+            own.members = ConfigDict(dict.fromkeys(names, ()))
         for name, values in lists.items():
             if name == "seed":
                 own.seed = values[i]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnjax import classification
+from cnnjax import classification, classifier
 from cnnjax import config as configs
 from cnnjax.data import transforms
 from cnnjax.errors import UserError
@@ -121,9 +121,9 @@ def test_what_happens_to_an_image_does_not_depend_on_the_devices():
     images, labels, _ = batch_of()
     images = images / 100
     chosen = tuple(t for t in ALL if t["name"] not in transforms.BATCH)
-    known = transforms.PIXELS | transforms.NORMALISED
-    whole, _ = transforms.apply(chosen, known, images, labels, KEY)
-    halves = [transforms.apply(chosen, known, images[i:i + 4], labels[i:i + 4], KEY, first=i)[0] for i in (0, 4)]
+    takes = ("pixels", "normalised")
+    whole, _ = transforms.apply(chosen, takes, images, labels, KEY)
+    halves = [transforms.apply(chosen, takes, images[i:i + 4], labels[i:i + 4], KEY, first=i)[0] for i in (0, 4)]
     np.testing.assert_allclose(whole, jnp.concatenate(halves), atol=1e-5)
 
 
@@ -143,7 +143,7 @@ def test_soft_labels_are_the_targets():
         def __call__(self, x, *, train):
             return x
     logits, label = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[0.25, 0.75, 0.0]])
-    value, (_, metrics) = classification.loss(Fixed(), {}, {"image": logits, "label": label}, KEY,
+    value, (_, metrics) = classifier.loss(Fixed(), {}, {"image": logits, "label": label}, KEY,
                                               {"label_smoothing": 0.0})
     assert float(value) == pytest.approx(-float((jax.nn.log_softmax(logits) * label).sum()), rel=1e-5)
     assert float(metrics["error"]) == 1
