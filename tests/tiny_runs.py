@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from cnnjax import config as configs
 from cnnjax.configs import defaults
+from tests import reads
 
 TINY = Path(__file__).parent / "tiny_config.py"
 TINY_LADDER = Path(__file__).parent / "detection" / "tiny_ladder.py"
@@ -58,7 +59,8 @@ def grid_sweep(*overrides: str) -> tuple[ConfigDict, dict[str, Any]]:
 def train_classifier(workdir: Path) -> None:
     """Finishes a run of `classifier()`."""
     from cnnjax import classification
-    classification.train(classifier(), workdir)
+    with reads.keep(workdir):
+        classification.train(classifier(), workdir)
 
 
 def run_depth_study(workdir: Path) -> None:
@@ -69,7 +71,7 @@ def run_depth_study(workdir: Path) -> None:
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     try:
-        with mock.patch.multiple(why_depth, **counts):
+        with mock.patch.multiple(why_depth, **counts), reads.keep(workdir):
             depth.run(depth_study(), workdir)
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
@@ -78,10 +80,16 @@ def run_depth_study(workdir: Path) -> None:
 def run_sweep(workdir: Path) -> None:
     """Finishes `grid_sweep()`."""
     from cnnjax.experiments import sweep
-    sweep.run(*grid_sweep(), workdir)
+    with reads.keep(workdir):
+        sweep.run(*grid_sweep(), workdir)
 
 
 def run_ladder(workdir: Path) -> None:
     """Finishes the ladder of four detectors of `tests/detection/tiny_ladder.py`."""
+    from cnnjax.detection import settings
     from cnnjax.experiments import ladder
-    ladder.run(configs.load(TINY_LADDER), workdir)
+    config = configs.load(TINY_LADDER)
+    detectors = (settings.detector_of(config, name, 3) for name in config.detectors)
+    classes = set().union(*map(reads.dataclasses_of, detectors))
+    with reads.keep(workdir, classes):
+        ladder.run(config, workdir)
