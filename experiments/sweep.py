@@ -36,13 +36,15 @@ from cnnjax import config as configs
 from cnnjax import fields
 from cnnjax.errors import Diverged, UserError, first_line
 from cnnjax.fields import Field, Fields
-from cnnjax.reporting import html, search, tables
+from cnnjax.reporting import search
 from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
 
 from . import launchers
 from . import space as spaces
 from .space import Space
+from .sweep_report import read_trials as read_trials
+from .sweep_report import report
 from .trainable import check_fields, trainable, training_of
 
 HEARTBEAT, GRACE = 10, 60
@@ -244,6 +246,27 @@ def refill(study: optuna.Study, storage: RDBStorage, config: ConfigDict, space: 
     return current_trials(study, total) if missing else current
 
 
+def save_trials(workdir: Path, url: str | None, total: int) -> None:
+    """Writes `trials.json`: all that the report shows of so many trials, read from the storage."""
+    config = workdirs.read_config(workdir)
+    study = open_study(workdir, config, open_storage(workdir, url))
+    rows, values = [], set()
+    for index, t in current_trials(study, total).items():
+        assert t is not None
+        lost = {"reason": f"its worker was lost {RETRIES + 1} times"} if t.state == TrialState.FAIL else {}
+        attributes: dict[str, Any] = {**lost, **t.user_attrs}
+        complete = t.state == TrialState.COMPLETE
+        values |= {t.value} if complete else set()
+        rows.append({**attributes.pop("result", {}), "number": index, "state": t.state.name.lower(),
+                     "value": t.value if complete else None, "last": t.value, "params": t.params,
+                     "intermediate": t.intermediate_values, **attributes})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # that few trials have a conditional field
+        importance = dict(optuna.importance.get_param_importances(study)) if len(values) > 1 else {}
+    text = workdirs.to_json({"best": study.user_attrs["best"], "trials": rows, "importance": importance}, indent=1)
+    workdirs.write(workdir / "trials.json", text + "\n")
+
+
 # A worker
 
 def work(workdir: Path, url: str | None = None, space: Space | Path | None = None) -> None:
@@ -414,80 +437,6 @@ def main(workdir: str, space: str | None = None) -> int:
     except loop.Interrupted as stop:
         print(f"cnnjax: {stop}", file=sys.stderr)
         return 128 + stop.signum
-
-
-# The report
-
-def save_trials(workdir: Path, url: str | None, total: int) -> None:
-    """Writes `trials.json`: all that the report shows of so many trials, read from the storage."""
-    config = workdirs.read_config(workdir)
-    study = open_study(workdir, config, open_storage(workdir, url))
-    rows, values = [], set()
-    for index, t in current_trials(study, total).items():
-        assert t is not None
-        lost = {"reason": f"its worker was lost {RETRIES + 1} times"} if t.state == TrialState.FAIL else {}
-        attributes: dict[str, Any] = {**lost, **t.user_attrs}
-        complete = t.state == TrialState.COMPLETE
-        values |= {t.value} if complete else set()
-        rows.append({**attributes.pop("result", {}), "number": index, "state": t.state.name.lower(),
-                     "value": t.value if complete else None, "last": t.value, "params": t.params,
-                     "intermediate": t.intermediate_values, **attributes})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # that few trials have a conditional field
-        importance = dict(optuna.importance.get_param_importances(study)) if len(values) > 1 else {}
-    text = workdirs.to_json({"best": study.user_attrs["best"], "trials": rows, "importance": importance}, indent=1)
-    workdirs.write(workdir / "trials.json", text + "\n")
-
-
-def report(workdir: Path, against: Sequence[Path] = ()) -> Path:
-    """Prints the best trials of `workdir`; writes table.md, best.json, figures and report.html from trials.json."""
-    config, found = workdirs.read_config(workdir), read_trials(workdir)
-    header, body = search.table(found)
-    complete = search.ranked(found)
-    states = [sum(t["state"] == s for t in found.trials) for s in ("complete", "pruned", "fail")]
-    sentences = [f"{len(found.trials)} trials: {states[0]} complete, {states[1]} pruned, {states[2]} failed; "
-                 f"{sum(t.get('steps', 0) for t in found.trials):,} training steps in all.",
-                 *(f"Trial {t['number']}: {t['reason']}." for t in found.trials if "reason" in t)]
-    parts = []
-    if complete:
-        best = complete[0]
-        own = spaces.trial_config(config, best.get("values", best["params"]))
-        workdirs.write(workdir / "best.json", configs.dump(own))
-        test = f", {search.words(found.test)} {100 * best[found.test]:.2f} %" if found.test in best else ""
-        sentences.append(f"Best by {search.words(found.score)}: trial {best['number']}, {100 * best['value']:.2f} %"
-                         f"{test}; its config is best.json, for `cnnjax train --config`.")
-        parts = [html.image(path, caption) for path, caption in search.pictures(found, workdir / "figures")]
-    comparison = None
-    if against:
-        sweeps = [(folder.absolute().name, workdirs.read_config(folder).sweep, read_trials(folder))
-                  for folder in (workdir, *against)]
-        comparison = search.equal_cost(sweeps)
-    markdown = tables.markdown(header, body)
-    if comparison is not None:
-        markdown += "\n" + tables.markdown(*comparison)
-        parts += [html.heading("At equal cost"), html.table(*comparison)]
-    parts += [html.heading("All trials"), html.table(header, body), html.heading("Config"),
-              html.code((workdir / "config.json").read_text())]
-    workdirs.write(workdir / "table.md", markdown)
-    path = workdir / "report.html"
-    title = f"Sweep {config.sweep.study or workdir.absolute().name}"
-    workdirs.write(path, html.page(title, [html.paragraph(s) for s in sentences] + parts))
-    tables.show(header, body[:10], title="The best trials")
-    if comparison is not None:
-        tables.show(*comparison, title="At equal cost")
-    print("\n".join(sentences))
-    print(f"report: {path}")
-    return path
-
-
-def read_trials(workdir: Path) -> search.Trials:
-    """What `trials.json` holds. Raises UserError for a folder that holds no sweep."""
-    path = workdir / "trials.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no finished sweep: it has no trials.json")
-    found = json.loads(path.read_text())
-    best = found.get("best", {"score": "validation_error", "end": "min"})
-    return search.Trials(best["score"], best["end"], found["trials"], found["importance"])
 
 
 if __name__ == "__main__":
