@@ -1,4 +1,4 @@
-"""The one error that is for the user to mend, and how others are told in a line."""
+"""User-facing errors, reported in one line, and the messages of others on one line."""
 
 import errno
 

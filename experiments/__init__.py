@@ -1,0 +1,1 @@
+"""The studies: short programs over the library."""

@@ -55,11 +55,6 @@ def _mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def epoch_order(key: jax.Array, epoch: int | jax.Array, n: int) -> jax.Array:
-    """The order of the `n` images in one epoch of the stream: int32 (n,), a permutation."""
-    return stream_indices(key, jnp.uint32(epoch) * jnp.uint32(n) + jnp.arange(n, dtype=jnp.uint32), n)
-
-
 def batch_indices(key: jax.Array, step: int | jax.Array, batch_size: int, n: int, *, shard: int | jax.Array = 0,
                   shards: int = 1) -> jax.Array:
     """The images of the batch of `step`, or of the `shard`-th of `shards` equal parts: int32 (batch_size // shards,).
@@ -74,7 +69,7 @@ def batch_indices(key: jax.Array, step: int | jax.Array, batch_size: int, n: int
 
 def get_batch(arrays: dict[str, Any], key: jax.Array, step: int | jax.Array, batch_size: int, *,
               shard: int | jax.Array = 0, shards: int = 1) -> dict[str, jax.Array]:
-    """The batch of `step` from arrays on the device (`cnnjax.data.batching.on_device`), of any names, rows first.
+    """The batch of `step` from arrays that the device keeps whole, of any names, rows first.
 
     Costs the gather of the rows and some integer operations an image. See `batch_indices` for shards.
     """

@@ -1,4 +1,4 @@
-"""How images reach the device: kept there whole, or streamed from the memory map; and once each to evaluate.
+"""Batches of images in memory: kept whole on the device, or streamed from the memory map; once each to evaluate.
 
 Both ways give the batch of a step as a pure function of (key, step), and the same one.
 """
@@ -24,14 +24,6 @@ def fits(images: ImageSet, device: jax.Device | None = None, share: float = 0.25
     stats = device.memory_stats() or {}
     memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return images.images.nbytes <= share * memory
-
-
-def on_device(images: ImageSet, device: Any = None) -> dict[str, jax.Array]:
-    """A split on `device` (a device or sharding; by default the first) whole, for `cnnjax.data.augment.get_batch`.
-
-    {"image": uint8 (N, H, W, C), "label": int32 (N,)}.
-    """
-    return jax.device_put({"image": np.asarray(images.images), "label": images.labels}, device)
 
 
 class Prefetch:

@@ -1,4 +1,4 @@
-"""What kind of data set lies at a path, by its files: what data.source=auto stands for."""
+"""The format of a data set by its files: what `data.source=auto` stands for."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a data source gives: images and labels as arrays, split by name."""
+"""Data sets for classification: images and labels as arrays, by split."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple

@@ -1,0 +1,1 @@
+"""Scores: errors of classifiers, average precision of detectors."""

@@ -1,4 +1,4 @@
-"""How a classifier errs: by class, between classes, and whether it knows. Of probabilities (N, K) and labels (N,)."""
+"""Error by class, confusions and calibration of a classifier, from probabilities (N, K) and labels (N,)."""
 
 from typing import NamedTuple
 

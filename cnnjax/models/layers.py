@@ -1,4 +1,4 @@
-"""What the networks share: convolution, batch normalisation and initialisation.
+"""Layers that the networks share: convolution, batch normalisation and initialisation.
 
 Model files say *what* a layer is; how it is computed best on a platform is decided here and in `cnnjax.ops`.
 """

@@ -1,4 +1,4 @@
-"""Named points inside a network, for those who look at it."""
+"""Intermediate features of a network by name, with their gradients, for Grad-CAM and diagnostics."""
 
 import flax.linen as nn
 import jax

@@ -1,4 +1,4 @@
-"""What a network consists of, read from the network itself.
+"""The layers of a network with their shapes, parameters and multiply-adds, read from the traced network.
 
 The network is traced, not run, and the trace is followed from the image to the logits: sizes, kernels, strides,
 parameters, multiply-adds and receptive fields are those of the program that would run, so that no table can disagree

@@ -1,0 +1,1 @@
+"""Reports: tables, curves, pictures and HTML pages, made from the files of a run."""

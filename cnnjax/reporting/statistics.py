@@ -1,4 +1,4 @@
-"""What a handful of seeds can say: means, intervals, and whether a difference is shown."""
+"""Means over seeds and their confidence intervals, and whether a difference is shown."""
 
 import math
 from collections.abc import Sequence

@@ -1,0 +1,1 @@
+"""Training: tasks, the loop, optimizers, schedules, checkpoints, populations, several processes."""

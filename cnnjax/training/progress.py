@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live bar on a terminal, plain lines in a log."""
 
 import contextlib
 import sys

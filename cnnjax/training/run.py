@@ -1,4 +1,4 @@
-"""A run: a task trained in a workdir, which then says all that using the trained network needs."""
+"""A run: a task trained in a workdir, its result, and `run.json`, which holds what using the network needs."""
 
 import contextlib
 import json

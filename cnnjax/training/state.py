@@ -1,4 +1,4 @@
-"""What a training run is made of between two steps."""
+"""The training state: parameters, optimizer state, batch statistics, step; the random keys and learning rate of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run needs to know of the thing it trains: variables, data, loss, scores."""
+"""The protocol of a task: its variables, training data, loss and evaluation."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol

@@ -1,4 +1,4 @@
-"""The folder of one run: its config, its lock, its metrics. Everything that is shown of a run is read from here.
+"""The workdir of a run: its config, its lock, its rows of metrics. All that is shown of a run is read from here.
 
 `metrics.jsonl` holds what the config determines, so that two runs of one config give the same bytes; `timing.jsonl`
 holds what the machine determines.

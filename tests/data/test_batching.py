@@ -1,4 +1,4 @@
-"""Resident and streamed batches are the same, a stream goes on from its step, evaluation counts each image once."""
+"""Batches from the device and streamed ones are the same, a stream goes on from its step, each image is scored once."""
 
 import threading
 
@@ -20,15 +20,13 @@ def images(tmp_path):
     return ImageSet(np.load(tmp_path / "images.npy", mmap_mode="r"), rng.randint(0, 5, 21).astype(np.int32))
 
 
-def test_streamed_batches_are_the_resident_ones(images):
-    resident = batching.on_device(images)
-    assert resident["image"].dtype == np.uint8
-    assert resident["label"].dtype == np.int32
-    take = jax.jit(lambda step: augment.get_batch(resident, KEY, step, 8))
+def test_streamed_batches_are_those_of_a_set_on_the_device(images):
+    on_device = jax.device_put({"image": np.asarray(images.images), "label": images.labels})
+    get_batch = jax.jit(lambda step: augment.get_batch(on_device, KEY, step, 8))
     with batching.stream(images, KEY, 8) as batches:
         for step in range(6):
             assert batches.step == step
-            batch, expected = next(batches), take(step)
+            batch, expected = next(batches), get_batch(step)
             np.testing.assert_array_equal(batch["image"], expected["image"])
             np.testing.assert_array_equal(batch["label"], expected["label"])
             assert (batch["image"].dtype, batch["label"].dtype) == (np.uint8, np.int32)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnnjax import classification, cli, networks
+from cnnjax.data import batching
 from cnnjax.errors import Diverged, UserError
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
@@ -205,14 +206,14 @@ def test_rows_evaluations_and_checkpoints_need_not_divide_the_run(tmp_path, tiny
     assert [row["step"] for row in rows if row["split"] == "test"] == [9, 18, 20]
 
 
-def test_a_streamed_set_gives_the_run_of_a_resident_one(tmp_path, tiny, monkeypatch):
+def test_a_streamed_set_gives_the_run_of_one_on_the_device(tmp_path, tiny, monkeypatch):
     """Over few steps at a small rate, so that rounding, which is other, has not grown."""
     config = tiny("model.blocks=(1,)", "steps=5", "log_every=1", "eval_every=5", "optimizer.learning_rate=0.001",
                   "schedule.boundaries=()")
-    classification.train(config, tmp_path / "resident")
-    monkeypatch.setattr(classification.batching, "fits", lambda images: False)
+    classification.train(config, tmp_path / "on_device")
+    monkeypatch.setattr(batching, "fits", lambda images: False)
     classification.train(config, tmp_path / "streamed")
-    ours, theirs = (workdirs.read_rows(tmp_path / name / workdirs.METRICS) for name in ("streamed", "resident"))
+    ours, theirs = (workdirs.read_rows(tmp_path / name / workdirs.METRICS) for name in ("streamed", "on_device"))
     assert len(ours) == len(theirs) == 6
     for a, b in zip(ours, theirs, strict=True):
         assert (a.keys(), a["step"], a["split"]) == (b.keys(), b["step"], b["split"])
