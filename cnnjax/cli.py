@@ -80,6 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+class _OldName(argparse.Action):
+    """An old name of an option, which is taken one version more, and told."""
+
+    def __call__(self, parser: Any, options: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        print(f"{option_string} is called --{self.dest.replace('_', '-')} now: the next version will not know its old "
+              "name", file=sys.stderr)
+        setattr(options, self.dest, values)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cnnjax", description="The classic convolutional networks, LeNet-5 to Faster R-CNN, in JAX and Flax.",
@@ -160,8 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     group.add_argument("--classes", type=user_path, metavar="FILE", help="their names, one a line, or JSON; default: "
                        "COCO's where they are as many")
     sub.add_argument("--out", type=user_path, default=Path("detections"), metavar="DIR", help="default detections")
-    sub.add_argument("--score-threshold", "--least-score", type=float, metavar="S", help="detections under it are left "
-                     "out; default: the detector's; --least-score is its old name")
+    sub.add_argument("--score-threshold", type=float, metavar="S", help="detections under it are left out; default: "
+                     "the detector's")
+    sub.add_argument("--least-score", dest="score_threshold", type=float, action=_OldName, help=argparse.SUPPRESS)
 
     sub = verb("predict", _predict, "the classes of images, by a trained network", config=None, workdir=None)
     sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")

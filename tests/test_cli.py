@@ -47,6 +47,14 @@ def test_help_exits_well(arguments, capsys):
     assert "cnnjax" in capsys.readouterr().out
 
 
+def test_the_old_name_of_an_option_is_taken_and_told(capsys):
+    options = cli._parser().parse_args(["detect", "a.png", "--least-score", "0.25"])
+    assert options.score_threshold == 0.25
+    assert capsys.readouterr().err == ("--least-score is called --score-threshold now: the next version will not know "
+                                       "its old name\n")
+    assert cli._parser().parse_args(["detect", "a.png"]).score_threshold is None
+
+
 def test_an_unknown_argument_is_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "--config", "tests/tiny_config.py", "--workdir", "x", "--learning-rate=3"])
