@@ -12,7 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax import classification, cli, detection, fields
+from cnnjax import classification, cli, detection, fields, networks
 from cnnjax import config as configs
 from cnnjax.configs import defaults
 from cnnjax.configs.ladder import defaults as ladder_defaults
@@ -163,7 +163,7 @@ def test_every_field_of_a_ladder_beside_those_of_its_detectors_is_used(ladder_ru
     used |= reads.kept(ladder_run)
     own = {name: of for name, of in settings.FIELDS.items() if name not in settings.SHARED}
     # The one is a matter of the command, as above, the other a field of detectors, as below.
-    assert unused(own, used, of_the_data(used), {"deterministic", "data.canvases"}) == set()
+    assert unused({**own, "init": networks.INIT}, used, of_the_data(used), {"deterministic", "data.canvases"}) == set()
     # Its training is by the loop, which is a classifier's too.
     assert unused(settings.TRAINING, used, used_by_a_classifier) == set()
     assert {"steps", "optimizer.ema", "optimizer.label_smoothing", "eval_every", "patience"} <= used
@@ -180,8 +180,8 @@ def used_by_a_resnet():
 @pytest.mark.parametrize("name", dict.fromkeys(module.split(":")[0] for module in detection.MODULES.values()))
 def test_every_field_of_a_detector_is_used(name, ladder_run, used_by_a_resnet, tmp_path):
     """By the finished ladder, or when its loss and its detections are traced."""
-    config = tiny_ladder.get_config()
-    detector = settings.detector_of(config, name, 5)        # of as many classes as no other test has: traced anew
+    config = settings.alone(tiny_ladder.get_config(), name)
+    detector = settings.create(config, 5)       # of as many classes as no other test has: traced anew
     classes = reads.dataclasses_of(detector)
     with reads.recorded(classes) as used:
         detector.preprocess(np.zeros((40, 60, 3), np.uint8))
@@ -192,7 +192,7 @@ def test_every_field_of_a_detector_is_used(name, ladder_run, used_by_a_resnet, t
             jax.eval_shape(detector.predict, variables, batch["images"], batch["sizes"])
         images = synthetic_digits.generate("train", 2, 64, 0)
         proposals = [np.array([[0, 0, 20, 20]], np.float32)] * 2
-        setup = stages.Setup(images, config[name].training, 0, False, 1.0, {}, lambda: proposals)
+        setup = stages.Setup(images, config, 0, False, 1.0, {}, lambda: proposals)
         stages.stages_of(detector, setup)[0][1]({}, tmp_path)
         if getattr(detector, "pretrained", {}):
             pretraining.trunk(detector.backbone)
