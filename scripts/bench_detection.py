@@ -102,7 +102,7 @@ def fpn_training() -> dict[str, Run]:
     config.update({"batch_size": 2, "steps": 100})
     config.optimizer.learning_rate = 1e-4
     data = {"images": images, "sizes": np.full((2, 2), (800, 1088), np.int32), "boxes": boxes,
-            "classes": np.ones((2, 5), np.int32), "valid": np.ones((2, 5), bool), "difficult": np.zeros((2, 5), bool)}
+            "classes": np.ones((2, 5), np.int32), "mask": np.ones((2, 5), bool), "difficult": np.zeros((2, 5), bool)}
 
     def get_batch(data: Any, key: jax.Array, step: jax.Array, shard: jax.Array, shards: int) -> Any:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, shard * (2 // shards), 2 // shards), data)

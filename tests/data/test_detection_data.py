@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cnnjax.data import assemble, detection, synthetic_digits
+from cnnjax.data import assemble, decode, detection, synthetic_digits
 from cnnjax.data.canvases import choose_canvas
 from cnnjax.data.detection_sets import DetectionSet, Objects
 from cnnjax.data.minibatches import Batches
@@ -203,8 +203,8 @@ def test_images_whose_size_is_annotated_are_not_opened_before_they_are_read(tmp_
     config = coco_set(tmp_path, train=("car",), val=("car",))
     config.verify = False
     opened = []
-    read_file = detection.decode.read_file
-    monkeypatch.setattr(detection.decode, "read_file", lambda file: opened.append(file) or read_file(file))
+    read_file = decode.read_file
+    monkeypatch.setattr(decode, "read_file", lambda file: opened.append(file) or read_file(file))
     data = detection.load(config, 0)
     assert opened == []
     assert data.train.sizes.tolist() == [[12, 20]]

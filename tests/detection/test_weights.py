@@ -76,7 +76,7 @@ def test_a_detector_starts_from_a_run_of_training(tmp_path):
     run = tmp_path / "run"
     with workdir.claim(run, trained):
         task = classification.task(trained)
-        runs.describe(run, task)
+        runs.describe(run, task.describe(), task.best)
         empty = jax.eval_shape(lambda: states.create(trained, task.init))
         state = randomly_filled(empty.params)
         whole = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), empty).replace(params=state)
