@@ -4,7 +4,8 @@
 
 ResNet-20 is trained on the first five classes of CIFAR-10. Then, for each seed, 100 images of each of the other five
 are drawn, and the network is trained on them twice by one config: from random weights, and from those of the first
-training, the last layer new. Prints the test errors on the other five classes as a Markdown table.
+training, the last layer new. Prints the test errors on the other five classes as a Markdown table, and writes them to
+`WORKDIR/fine_tuning.json`. Stopped, it goes on by the same command.
 """
 
 import argparse
@@ -20,8 +21,11 @@ from cnnjax.configs import defaults
 from cnnjax.data.sets import Dataset, ImageSet
 from cnnjax.reporting import tables
 from cnnjax.reporting.statistics import difference_interval, mean_interval
+from cnnjax.training import run as runs
+from cnnjax.training import workdir as workdirs
 
 SEEDS = (0, 1, 2)
+FIRST_STEPS, STEPS = 500, 120   # of the first training and of those compared; 128 images a step
 IMAGES = 100        # of each class to fine-tune on
 HEADER = ("from", *(f"seed {seed}" for seed in SEEDS), "mean", "95 % interval")
 
@@ -58,12 +62,12 @@ def main() -> None:
     options = parser.parse_args()
     whole = datasets.load({"source": "tar", "path": str(options.tar)}, 0)
     first = options.workdir / "first"
-    before = classification.train(config(800, 0.1), first, dataset=of_classes(whole, range(5)))
+    before = classification.train(config(FIRST_STEPS, 0.1), first, dataset=of_classes(whole, range(5)))
     errors: dict[str, list[float]] = {"random weights": [], "five other classes": []}
     for seed in SEEDS:
         few = of_classes(whole, range(5, 10), IMAGES, seed)
         for name, weights in zip(errors, ("", str(first)), strict=True):
-            own = config(200, 0.05)
+            own = config(STEPS, 0.05)
             own.seed, own.init.weights = seed, weights
             folder = options.workdir / f"{'tuned' if weights else 'scratch'}-seed{seed}"
             errors[name].append(100 * classification.train(own, folder, dataset=few)["test_error"])
@@ -75,6 +79,11 @@ def main() -> None:
     print(tables.markdown(HEADER, rows))
     difference, half = difference_interval(*errors.values())
     print(f"Fine-tuning less training from scratch: {difference:+.1f} ± {half:.1f} points.")
+    said = {"network": "resnet20", "first_steps": FIRST_STEPS, "steps": STEPS, "images_per_class": IMAGES,
+            "classes": whole.classes, "seeds": SEEDS, "commit": runs.description(first)["commit"],
+            "first_test_error_percent": before["test_error"] * 100, "test_error_percent": errors,
+            "difference": [difference, half]}
+    workdirs.write(options.workdir / "fine_tuning.json", workdirs.to_json(said, indent=1) + "\n")
 
 
 if __name__ == "__main__":
