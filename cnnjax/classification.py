@@ -149,8 +149,8 @@ def evaluate(workdir: Path, split: str, step: int | None = None, overrides: Sequ
     `overrides` set fields of the group `data`, since data moves. Raises UserError for a folder that is no run, a step
     or a split that is not there, and images of other classes.
     """
-    run, scored = _scored(workdir, split, step, overrides)
-    return {"step": run.step, **scored.evaluate(run.variables, split)[0]}
+    run, on_split = scored(workdir, split, step, overrides)
+    return {"step": run.step, **on_split.evaluate(run.variables, split)[0]}
 
 
 def report(workdir: Path, split: str = "test", step: int | None = None, overrides: Sequence[str] = (), *,
@@ -162,11 +162,11 @@ def report(workdir: Path, split: str = "test", step: int | None = None, override
     parts = reporting.curves_part(workdirs.read_rows(workdir / workdirs.METRICS), figures)
     title = f"{networks.read_run(workdir).model.name}, {workdir.name}"
     if answers:
-        run, scored = _scored(workdir, split, step, overrides)
+        run, on_split = scored(workdir, split, step, overrides)
         found: list[np.ndarray] = []
         labels: list[np.ndarray] = []
         pictures: dict[int, np.ndarray] = {}
-        for images, probabilities, own in scored.answers(run.variables, split):
+        for images, probabilities, own in on_split.answers(run.variables, split):
             before = sum(len(part) for part in labels)
             pictures |= {before + int(i): images[i] for i in
                          confident_mistakes(probabilities, own, reporting.MISTAKES)}
@@ -180,8 +180,9 @@ def report(workdir: Path, split: str = "test", step: int | None = None, override
     return workdir / "report.html"
 
 
-def _scored(workdir: Path, split: str, step: int | None, overrides: Sequence[str]) -> tuple[networks.Run, Classifier]:
-    """A run and its network on its data set, or on the one that `overrides` name."""
+def scored(workdir: Path, split: str, step: int | None = None,
+           overrides: Sequence[str] = ()) -> tuple[networks.Run, Classifier]:
+    """A run and its network on its data set, or on the one that `overrides` name. Raises UserError as `evaluate`."""
     configs.check_of_data(overrides)
     run = load_run(workdir, step)
     run = run._replace(config=configs.with_overrides(run.config, overrides))
@@ -191,6 +192,9 @@ def _scored(workdir: Path, split: str, step: int | None, overrides: Sequence[str
     if dataset.classes != run.classes:
         raise UserError(f"{run.config.data.path or run.config.data.source}: has the classes "
                         f"{', '.join(dataset.classes)}; {workdir} was trained on {', '.join(run.classes)}")
+    if tuple(dataset.image_shape) != tuple(run.image_shape):
+        raise UserError(f"{run.config.data.path or run.config.data.source}: has images of {dataset.image_shape}, rows, "
+                        f"columns, channels; {workdir} was trained on {run.image_shape}; see data.image_size")
     runs.check_split(runs.description(workdir), dataset.split, workdir)
     return run, Classifier(run.config, run.module, dataset._replace(mean=run.mean, std=run.std))
 

@@ -382,15 +382,20 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _look(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.experiments import look
-    _no_config("look", overrides)
     if options.anchors or options.proposals or options.roi:
+        _no_config("look --anchors, --proposals and --roi", overrides)
         print(_look_detection(options))
         return
     if options.landscape or options.trained:
-        print(look.landscape(options.workdir, step=options.step, networks=options.trained, data=options.data))
+        if options.trained:
+            _no_config("look --trained", overrides)
+        print(look.landscape(options.workdir, step=options.step, networks=options.trained, data=options.data,
+                             overrides=overrides))
         return
+    if options.image is not None:
+        _no_config("look --image", overrides)
     for path in look.run(options.workdir, count=options.count, stage=options.stage, step=options.step,
-                         image=options.image):
+                         image=options.image, overrides=overrides):
         print(path)
 
 

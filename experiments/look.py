@@ -11,37 +11,38 @@ from cnnjax import classification, trained
 from cnnjax import data as datasets
 from cnnjax.data import assemble, augment
 from cnnjax.errors import UserError
-from cnnjax.networks import load_run
+from cnnjax.networks import load_run, read_run
 from cnnjax.reporting import look, why
 
 from . import why_depth
 
 
 def run(workdir: Path, *, count: int = 8, stage: str | None = None, step: int | None = None,
-        image: Path | None = None) -> list[Path]:
+        image: Path | None = None, overrides: Sequence[str] = ()) -> list[Path]:
     """Draws into `workdir/figures` from the checkpoint of a run (of `step`; else the best, else the last).
 
     Shows the first `count` test images, or the file `image`, resized to what the network was trained on. `stage` is
-    where to look; by default the network's last map. Gives the pictures' paths. Raises UserError for a folder that is
-    no run, an unreadable image, an unknown stage or step, a count under 1, no image for a
-    run on streamed ones.
+    where to look; by default the network's last map. `overrides` are those of `classification.evaluate`. Gives the
+    pictures' paths. Raises UserError for a folder that is no run, an unreadable image, an unknown stage or step, a
+    count under 1, no image for a run on streamed ones.
     """
     if count < 1:
         raise UserError(f"--count {count}: expected 1 or more")
-    trained = load_run(workdir, step)
     if image is not None:
+        trained = load_run(workdir, step)
         images = read_image(image, trained.image_shape)[None]
-    elif trained.config.data.streamed:
+    elif read_run(workdir).data.streamed:
         raise UserError(f"{workdir} was trained on streamed images, which are not kept: give one by --image FILE")
     else:
-        images = np.asarray(classification.load_data(trained.config).test.images[:count])
+        trained, on_test = classification.scored(workdir, "test", step, overrides)
+        images = np.asarray(on_test.dataset.test.images[:count])
     inputs = np.asarray(augment.normalise(images, trained.mean, trained.std))
     return look.run_look(trained.module, trained.variables, workdir / "figures", images=images, inputs=inputs,
                          classes=trained.classes, stage=stage)
 
 
 def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str] = (),
-              data: Path | None = None) -> Path:
+              data: Path | None = None, overrides: Sequence[str] = ()) -> Path:
     """Draws the loss surface around a run's checkpoint into `workdir/figures/landscape.png`; gives its path.
 
     With `networks` it draws those that come with the package side by side instead, on the training images of `data`, a
@@ -52,12 +53,11 @@ def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str]
         raise UserError("look --trained needs --data PATH, a tar or folder of the images that it was trained on")
     surfaces: dict[str, Any] = {}
     if not networks:
-        at = load_run(workdir, step)
-        if at.config.data.streamed:
+        if read_run(workdir).data.streamed:
             raise UserError(f"{workdir} was trained on streamed images, which are not kept: --landscape needs them")
-        dataset = datasets.load(at.config.data, at.config.seed)
+        at, on_train = classification.scored(workdir, "train", step, overrides)
         surfaces[at.config.model.name] = why_depth.loss_surface(
-            at.module, at.variables, *why_depth.surface_images(dataset))
+            at.module, at.variables, *why_depth.surface_images(on_train.dataset))
     for name in networks:
         module, variables, card = trained.load(name)
         assert data is not None

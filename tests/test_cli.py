@@ -21,7 +21,7 @@ from tests.conftest import ROOT
       "--config.data.path=/nowhere"], "/nowhere"),
     (["train", "--config", "tests/tiny_config.py", "--workdir", "/proc/x"], "/proc/x cannot be written"),
     (["eval", "--workdir", "nowhere"], "nowhere is not a run: it has no config.json"),
-    (["eval", "--workdir", "nowhere", "--config.steps=3"], "a run is judged as it was trained"),
+    (["eval", "--workdir", "nowhere", "--config.steps=3"], "a run is used as it was trained"),
     (["depth", "--config.study.depths=(20,21)"], "plain21 is not a network"),
     (["summary", "vgg61"], "unknown network 'vgg61'; did you mean 'vgg19'?"),
     (["summary", "vgg16", "--draw", "x.png"], "an .svg file"),

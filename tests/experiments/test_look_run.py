@@ -1,11 +1,13 @@
 """`cnnjax look` on a run: pictures of its test images or of a file, and what it refuses."""
 
 import shutil
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from cnnjax import cli
 from cnnjax.errors import UserError
 from cnnjax.experiments import look, why_depth
 
@@ -27,6 +29,24 @@ def test_pictures_of_a_run_and_of_a_file(run, tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)).save(photograph)
     look.run(run, image=photograph, stage="stage1")
     assert (run / "figures" / "grad_cam.png").read_bytes() != before
+
+
+def test_the_images_may_have_moved(run, tmp_path, capsys):
+    look.run(run, count=2)
+    before = (run / "figures" / "grad_cam.png").read_bytes()
+    labels = np.arange(20, dtype=np.uint8) % 10
+    for prefix in ("train", "t10k"):
+        for kind, array in (("images-idx3", np.full((20, 8, 8), 40, np.uint8)), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (tmp_path / f"{prefix}-{kind}-ubyte").write_bytes(header + array.tobytes())
+    moved = ["--config.data.source=idx", f"--config.data.path={tmp_path}"]
+    assert cli.main(["look", "--workdir", str(run), "--count", "2", *moved, "--config.data.image_size=16"]) == 0
+    assert (run / "figures" / "grad_cam.png").read_bytes() != before
+    for more, message in ((["--config.model.width=8"], "a run is used as it was trained"),
+                          (["--image", "x.png", *moved], "look --image takes no --config fields"),
+                          (moved, "has images of (8, 8, 1), rows, columns, channels")):
+        assert cli.main(["look", "--workdir", str(run), *more]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_a_file_becomes_what_the_network_takes(tmp_path):

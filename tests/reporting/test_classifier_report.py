@@ -42,7 +42,7 @@ def test_a_run_under_way_is_shown_by_its_curves(tmp_path, classifier_run, capsys
 
 
 def test_data_may_have_moved_but_nothing_else_may_be_set(run, tmp_path):
-    with pytest.raises(UserError, match=r"--config\.model\.width=8: a run is judged as it was trained"):
+    with pytest.raises(UserError, match=r"--config\.model\.width=8: a run is used as it was trained"):
         classification.evaluate(run, "test", overrides=["model.width=8"])
     for split in ("train", "test"):
         for name in "ab":
