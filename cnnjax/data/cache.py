@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,18 @@ from cnnjax.strict_json import to_json
 _VERSION = 2        # of the layout and of the decoding: raise it when either changes
 _STALE = 24 * 3600  # seconds after which the unfinished folder of a killed process is removed
 
-Build = Callable[[Path], tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]]
+
+class Built(NamedTuple):
+    """What is kept beside the images: labels by split, class names, a line for each image that was left out, and the
+    files of the images of a set without splits, which are drawn from it each time that it is read."""
+
+    labels: dict[str, np.ndarray]
+    classes: tuple[str, ...]
+    left_out: list[str]
+    files: tuple[str, ...] = ()
+
+
+Build = Callable[[Path], Built]
 
 
 def root(cache: str) -> Path:
@@ -43,7 +54,7 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
     """The splits that `content` (names, sizes, hashes, options: all that the result depends on) stands for.
 
     `build(folder)` is called when they are not there yet: it writes `<split>.npy`, the images of each split, into the
-    folder, and returns labels by split, class names, and a line for each image it left out.
+    folder, and returns the rest. The files of a set without splits are those of the split "".
     Raises `UserError` when the folder cannot be written or the disk is full; nothing of a failed build stays.
     """
     folder = root(cache) / f"{kind}-{digest(content)}"
@@ -52,10 +63,11 @@ def cached(cache: str, kind: str, content: Any, build: Build) -> Splits:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _unfinished(folder.parent) as unfinished:
-            labels, classes, left_out = build(unfinished)
-            for split, values in labels.items():
+            built = build(unfinished)
+            for split, values in built.labels.items():
                 np.save(unfinished / f"{split}_labels.npy", values.astype(np.int32))
-            meta = {"splits": list(labels), "classes": classes, "left_out": left_out}
+            meta = {"splits": list(built.labels), "classes": built.classes, "left_out": built.left_out,
+                    "files": built.files}
             (unfinished / "meta.json").write_text(to_json(meta))
             for file in unfinished.iterdir():
                 _sync(file)
@@ -80,7 +92,8 @@ def _open(folder: Path) -> Splits | None:
             splits[split] = ImageSet(images, np.load(folder / f"{split}_labels.npy"))
             if len(splits[split].labels) != len(images):
                 return None
-        return Splits(splits, tuple(meta["classes"]), tuple(meta["left_out"]))
+        files = tuple(meta.get("files", ()))
+        return Splits(splits, tuple(meta["classes"]), tuple(meta["left_out"]), split={"": files} if files else {})
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 

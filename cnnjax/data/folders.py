@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from cnnjax.config import user_path
 from cnnjax.data import cache, csv_labels, decode, files, huggingface
 from cnnjax.data.holdout import held_out
-from cnnjax.data.sets import Listing, Splits, check_classes
+from cnnjax.data.sets import ImageSet, Listing, Splits, check_classes
 from cnnjax.errors import UserError
 
 
@@ -75,7 +75,8 @@ def _split_by_seed(listing: Listing, share: float, seed: int, where: str) -> Lis
 def tar(config: ConfigDict) -> Splits:
     """A tar, perhaps compressed, of such a folder. Nothing is unpacked; the cache is keyed by a hash of the whole file.
 
-    Raises `UserError` for a missing, cut-off or broken tar, and for members that are links or lie outside it.
+    One without splits is kept whole, and its test split drawn by the seed when it is read. Raises `UserError` for a
+    missing, cut-off or broken tar, and for members that are links or lie outside it.
     """
     file = user_path(config.path)
     if not config.path or not file.is_file():
@@ -83,12 +84,24 @@ def tar(config: ConfigDict) -> Splits:
     with file.open("rb") as stream:
         content = hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def build(target: Path):
+    def build(target: Path) -> cache.Built:
         with open_tar(file, target) as (listing, read):
-            labels, classes, skipped = _builder(listing, read, str(file), config)(target)
-        return labels, classes, [*listing.left_out, *skipped]
+            built = _builder(listing, read, str(file), config)(target)
+        return built._replace(left_out=[*listing.left_out, *built.left_out])
 
-    return cache.cached(config.cache, "tar", [config.image_size, config.on_error, content], build)
+    read = cache.cached(config.cache, "tar", [config.image_size, config.on_error, content], build)
+    return _drawn(read, config, str(file)) if "" in read.splits else read
+
+
+def _drawn(read: Splits, config: ConfigDict, where: str) -> Splits:
+    """A set without splits with the test split that `_split_by_seed` draws of its files, copied into memory."""
+    (images, labels), files = read.splits[""], read.split[""]
+    by_class = {kind: [files[i] for i in np.flatnonzero(labels == c)] for c, kind in enumerate(read.classes)}
+    listing = _split_by_seed(Listing({"": by_class}, read.classes, ()), config.test_share, config.seed, where)
+    row = {file: i for i, file in enumerate(files)}
+    rows = {name: [row[file] for file in drawn] for name, drawn in listing.split.items()}
+    return read._replace(splits={name: ImageSet(images[own], labels[own]) for name, own in rows.items()},
+                         notes=listing.notes, split=listing.split)
 
 
 @contextlib.contextmanager
@@ -101,7 +114,8 @@ def open_tar(file: Path, scratch: Path | None = None) -> Iterator[tuple[Listing,
             offset, size = members[name]
             return os.pread(stream.fileno(), size, offset)          # no shared position: safe on threads
 
-        yield _sort(list(members), str(file)), read
+        whole = not any(map(_split_at, members)) and not _level(list(members), str(file))
+        yield _sort(list(members), str(file), whole=whole), read
 
 
 def list_folder(path: str) -> tuple[Path, Listing]:
@@ -204,8 +218,8 @@ def _level(names: list[str], where: str) -> str:
 
 
 def _builder(listing: Listing, read: Callable[[str], bytes], where: str, config: ConfigDict) -> cache.Build:
-    def build(target: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]:
-        labels, skipped, shapes = {}, [], {}
+    def build(target: Path) -> cache.Built:
+        labels, skipped, shapes, files = {}, [], {}, {}
         for split, classes in listing.files.items():
             names = [name for images in classes.values() for name in images]
             values = np.repeat(np.arange(len(classes), dtype=np.int32), [len(images) for images in classes.values()])
@@ -218,14 +232,16 @@ def _builder(listing: Listing, read: Callable[[str], bytes], where: str, config:
 
             kept, lines = decode.decode_all(len(names), image_at, name_at, target / f"{split}.npy", config.on_error)
             labels[split] = values[kept]
+            files[split] = tuple(names[i] for i in kept)
             skipped += lines
             for c in sorted(set(values.tolist()) - set(labels[split].tolist())):
-                raise UserError(f"data.path: {where}: class {split}/{listing.classes[c]} has no readable image")
+                raise UserError(f"data.path: {where}: class {split}{'/' * bool(split)}{listing.classes[c]} has no "
+                                "readable image")
             shapes[split] = np.load(target / f"{split}.npy", mmap_mode="r").shape[1:]
         if len(set(shapes.values())) > 1:
             sizes = ", ".join(f"{split} {shape[1]}x{shape[0]}" for split, shape in shapes.items())
             raise UserError(f"data.path: {where}: the splits differ in size ({sizes}); set data.image_size")
-        return labels, listing.classes, skipped
+        return cache.Built(labels, listing.classes, skipped, files.get("", ()))
     return build
 
 

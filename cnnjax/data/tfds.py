@@ -104,7 +104,7 @@ def read(name: str, config: ConfigDict) -> Splits:
     opened = open_prepared(name, config.path)
     folder = Path(opened.builder.data_dir)
 
-    def build(target: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...], list[str]]:
+    def build(target: Path) -> cache.Built:
         labels, skipped = {}, []
         feature = opened.builder.info.features[opened.image_key]
         for split, theirs in opened.splits.items():
@@ -126,7 +126,7 @@ def read(name: str, config: ConfigDict) -> Splits:
             kept, lines = decode.decode_all(len(source), image_at, name_at, target / f"{split}.npy", config.on_error)
             labels[split] = values[kept]
             skipped += lines
-        return labels, opened.classes, skipped
+        return cache.Built(labels, opened.classes, skipped)
 
     content = [[file.name, (stat := file.stat()).st_size, stat.st_mtime_ns] for file in sorted(folder.iterdir())]
     return cache.cached(config.cache, "tfds", [name, config.image_size, config.on_error, content], build)

@@ -76,6 +76,26 @@ def test_a_folder_and_its_tars_give_the_same_images(folder, tmp_path):
     _check(_load("tar", tmp_path / "nested.tar", tmp_path))
 
 
+def test_a_tar_without_splits_is_split_by_seed_as_its_folder(folder, tmp_path):
+    for kind in ("cat", "dog"):
+        for i in range(2):
+            (folder / "test" / kind / f"{i}.png").rename(folder / "train" / kind / f"test{i}.png")
+    whole = (folder / "train").rename(tmp_path / "pets")
+    with tarfile.open(tmp_path / "around.tar.gz", "w:gz") as archive:
+        archive.add(whole, "pets")
+    for file in (_tar(whole, tmp_path / "a.tar"), tmp_path / "around.tar.gz"):
+        for seed in (0, 1, 0):                              # the cache holds the images whole
+            a, b = (data.load({"source": source, "path": str(path), "cache": str(tmp_path / "cache"),
+                               "test_share": 0.4}, seed) for source, path in (("folder", whole), ("tar", file)))
+            assert a.split == b.split
+            assert len(b.split["test"]) == 4
+            assert a.classes == b.classes == ("cat", "dog")
+            assert "4 of its 10 images are the test, drawn by seed" in b.notes[0]
+            for split in ("train", "test"):
+                for ours, theirs in zip(getattr(a, split), getattr(b, split), strict=True):
+                    np.testing.assert_array_equal(theirs, ours)
+
+
 def test_the_cache_is_read_again_and_follows_the_content(folder, tmp_path, monkeypatch):
     dataset = _load("folder", folder, tmp_path)
     assert isinstance(dataset.train.images, np.memmap)
