@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnnjax.config import nearest, user_path
-from cnnjax.data import coco, formats, huggingface, synthetic_digits, voc, voc_tfds, yolo
+from cnnjax.data import coco, formats, huggingface, labelme, synthetic_digits, voc, voc_tfds, yolo
 from cnnjax.data.annotations import Entry, Faults, Part, Source, choose_splits, standard_name
 from cnnjax.data.assemble import assemble
 from cnnjax.data.assemble import probe as probe
@@ -32,7 +32,7 @@ from cnnjax.errors import UserError
 from cnnjax.fields import NATURAL, Field, Fields
 
 FIELDS: Fields = {
-    "source": Field("voc", "auto, voc, coco, yolo, huggingface, tfds, or scatter, the embedded set"),
+    "source": Field("voc", "auto, voc, coco, yolo, labelme, huggingface, tfds, or scatter, the embedded set"),
     "path": Field("", "folder of images and annotations"),
     "train_split": Field("trainval", "train+val joins two"),
     "test_split": Field("test", "empty: data.test_share of train_split, drawn by seed"),
@@ -52,8 +52,8 @@ FIELDS: Fields = {
 """The group `data` of a detector's config."""
 
 
-READERS: dict[str, Callable[[Path, Faults], Source]] = {"voc": voc.read, "coco": coco.read,
-                                                             "yolo": yolo.read, "huggingface": huggingface.read}
+READERS: dict[str, Callable[[Path, Faults], Source]] = {
+    "voc": voc.read, "coco": coco.read, "yolo": yolo.read, "labelme": labelme.read, "huggingface": huggingface.read}
 """The formats of files, by the name of data.source."""
 
 FILES = {"yolo": yolo.SUFFIXES, "coco": (".json",)}

@@ -19,6 +19,11 @@ def split_of(name: str) -> str | None:
     return _SPLITS.get(name.casefold())
 
 
+def split_folder(name: str) -> str | None:
+    """The first folder on the way to a file that has the name of a split."""
+    return next((part for part in name.split("/")[:-1] if split_of(part)), None)
+
+
 def hidden(name: str) -> bool:
     """Whether a file or folder of that name is hidden, or is one that a system leaves behind."""
     return name.startswith(".") or name.casefold() in ("__macosx", "thumbs.db", "desktop.ini")

@@ -6,8 +6,8 @@ from cnnjax.config import user_path
 from cnnjax.data import csv_labels, decode, files, huggingface, yolo
 from cnnjax.errors import UserError
 
-_KNOWN = {"detect": "VOC's *.xml, COCO's *.json, YOLO's data.yaml or classes.txt, Hugging Face's metadata.jsonl with "
-                    "objects",
+_KNOWN = {"detect": "VOC's *.xml, COCO's *.json, YOLO's data.yaml or classes.txt, LabelMe's *.json, Hugging "
+                    "Face's metadata.jsonl with objects",
           "classify": "a folder a class, a table *.csv, Hugging Face's metadata.jsonl, MNIST's idx files, a tar"}
 _HEAD = 2**16       # bytes of a JSON file in which COCO's lists are looked for, at its beginning and its end
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
@@ -53,6 +53,8 @@ def _detection(root: Path) -> list[str]:
         found.append("voc")
     if any(_is_coco(root / name) for name in names if name.lower().endswith(".json") and name.count("/") < 2):
         found.append("coco")
+    if any(_is_labelme(root / name) for name in names if name.lower().endswith(".json")):
+        found.append("labelme")
     if any(_has_objects(root / name) for name, file in zip(names, last, strict=True) if file in huggingface.NAMES):
         found.append("huggingface")
     texts = [name for name in names if name.endswith(".txt") and "labels" in name.casefold().split("/")[:-1]]
@@ -79,12 +81,22 @@ def _classification(root: Path) -> list[str]:
 
 def _is_coco(file: Path) -> bool:
     """Whether a JSON file has COCO's lists."""
+    data = _ends(file)
+    return sum(word in data for word in (b'"images"', b'"annotations"', b'"categories"')) > 1
+
+
+def _is_labelme(file: Path) -> bool:
+    """Whether a JSON file has LabelMe's shapes and size."""
+    data = _ends(file)
+    return all(word in data for word in (b'"shapes"', b'"imageHeight"'))
+
+
+def _ends(file: Path) -> bytes:
+    """The beginning and the end of a text file."""
     with file.open("rb") as stream:
         data = stream.read(_HEAD)
         stream.seek(max(0, file.stat().st_size - _HEAD))
-        data += stream.read()
-    data = data.replace(b"\0", b"")         # UTF-16
-    return sum(word in data for word in (b'"images"', b'"annotations"', b'"categories"')) > 1
+        return (data + stream.read()).replace(b"\0", b"")           # UTF-16
 
 
 def _has_objects(file: Path) -> bool:

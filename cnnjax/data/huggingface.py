@@ -50,7 +50,7 @@ def read(root: Path, faults: Faults) -> Source:
     images = files.Index(tree.files, decode.SUFFIXES)
     parts: dict[str, list[str]] = {}
     for name in _metadata(tree, root):
-        parts.setdefault(next((part for part in name.split("/")[:-1] if files.split_of(part)), ""), []).append(name)
+        parts.setdefault(files.split_folder(name) or "", []).append(name)
     return Source({split: partial(_part, root, names, images, faults) for split, names in parts.items()},
                   "{}/metadata.jsonl")
 

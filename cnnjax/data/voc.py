@@ -41,7 +41,7 @@ def read(root: Path, faults: Faults) -> Source:
                       "ImageSets/Main/{}.txt")
     found: dict[str, list[str]] = {}
     for name in folder.xml.names:
-        found.setdefault(_split(name) or "", []).append(name)
+        found.setdefault(files.split_folder(name) or "", []).append(name)
     inside = sorted({name.partition("/ImageSets")[0] for name in folder.tree.folders if name.endswith("/ImageSets")})
     if inside and list(found) == [""]:
         raise UserError(f"data.path {root}: the lists of its splits lie further down; did you mean "
@@ -69,17 +69,12 @@ class _Folder:
         near = ["/".join([*parts[:i], word, *parts[i + 1:]]) for i, part in enumerate(parts)
                 if part.casefold() in _ANNOTATIONS for word in _IMAGES]
         near = [self._spelled(folder) for folder in (*near, own) if self.images.has(folder)]
-        split = _split(annotation)
+        split = files.split_folder(annotation)
         return near or (["/".join(parts[:parts.index(split) + 1])] if split else []) or [""]
 
     def _spelled(self, folder: str) -> str:
         """A folder's name in the letters that it has on disk."""
         return next((name for name in self.tree.folders if name.casefold() == folder.casefold()), folder)
-
-
-def _split(name: str) -> str | None:
-    """The first folder on the way to a file that has the name of a split."""
-    return next((part for part in name.split("/")[:-1] if files.split_of(part)), None)
 
 
 def _lists(root: Path, folders: Sequence[str]) -> dict[str, Path]:
@@ -130,7 +125,7 @@ def _whole(folder: _Folder, split: str, names: Sequence[str], faults: Faults) ->
     entries = [entry for name in names for entry in _entry(folder, name, faults)]
     used = {entry.image for entry in entries}
     for name in folder.images.names:
-        if (_split(name) or "") == split and folder.root / name not in used:
+        if (files.split_folder(name) or "") == split and folder.root / name not in used:
             faults.left_out(f"{folder.root / name}: has no annotation")
     return Part(entries)
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from cnnjax import data
 from cnnjax.data import detection, formats
 from cnnjax.errors import UserError
-from tests.data import test_coco, test_voc, test_yolo_labels
+from tests.data import test_coco, test_labelme, test_voc, test_yolo_labels
 from tests.data.test_folders import _array, _png
 from tests.data.test_tables import OBJECTS, metadata
 
@@ -26,12 +26,14 @@ def make(root, kind):
     elif kind == "yolo beside":
         test_yolo_labels.add(root, "a", layout="{name}")
         (root / "classes.txt").write_text("cat\n")
+    elif kind == "labelme":
+        test_labelme.add(root, "a")
     elif kind == "huggingface":
         test_voc.picture(root / "train" / "a.jpg")
         metadata(root / "train", [{"file_name": "a.jpg", "objects": OBJECTS}])
 
 
-@pytest.mark.parametrize("kind", ["voc", "coco", "coco utf-16", "yolo", "yolo beside", "huggingface"])
+@pytest.mark.parametrize("kind", ["voc", "coco", "coco utf-16", "yolo", "yolo beside", "labelme", "huggingface"])
 def test_annotations_are_known_by_their_files(tmp_path, kind):
     make(tmp_path, kind)
     assert formats.guess(str(tmp_path), "detect") == kind.split()[0]
