@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -98,12 +98,11 @@ def _parameters(name: str, own: dict[str, Any], group: ConfigDict) -> set[str]:
             raise UserError(f"config field {field!r}: sgd has no such field"
                             f"{nearest(field, [f'optimizer.{name}' for name in FIELDS if name != ANY])}")
         return set()
-    makers = {n: set(inspect.signature(f).parameters) for n, f in inspect.getmembers(optax, inspect.isfunction)
-              if not n.startswith("_")}
-    known = makers.get(name, set())
-    if "learning_rate" not in known:
+    makers = of_optax()
+    if name not in makers:
         raise UserError(f"config field 'optimizer.name': found {name!r}, expected sgd or one of optax: "
-                        f"{', '.join(n for n, fields in makers.items() if 'learning_rate' in fields)}")
+                        f"{', '.join(makers)}")
+    known = makers[name]
     for field in own:
         if field not in known:
             raise UserError(f"config field 'optimizer.{field}': {name} has no such field{nearest(field, known)}")
@@ -115,6 +114,14 @@ def _parameters(name: str, own: dict[str, Any], group: ConfigDict) -> set[str]:
         raise UserError(f"config field 'optimizer.decay': found {group.decay!r}, but {name} cannot leave parameters "
                         "out")
     return known
+
+
+@cache
+def of_optax() -> dict[str, set[str]]:
+    """The optimizers of optax by name, and what each is given by name."""
+    makers = {name: set(inspect.signature(make).parameters) for name, make in
+              inspect.getmembers(optax, inspect.isfunction) if not name.startswith("_")}
+    return {name: fields for name, fields in makers.items() if "learning_rate" in fields and name != "sgd"}
 
 
 def _kernels(params: Any) -> Any:
