@@ -98,7 +98,9 @@ def load_run(workdir: Path, step: int | None = None) -> Run:
 
 
 def read_run(workdir: Path) -> ConfigDict:
-    """The config of a run of one network. Raises UserError for a workdir that holds none, or a study or a ladder."""
+    """The config of a run of one network. Raises UserError for a workdir that holds none, or a study or a detector."""
+    if (workdir / "detector.json").exists():
+        raise UserError(f"{workdir} holds a detector, not a classifier; its images go to cnnjax detect")
     config = workdirs.read_config(workdir)
     found = configs.flatten(config)
     for field in ("model.name", "data.source", "steps", "batch_size", "optimizer.learning_rate"):

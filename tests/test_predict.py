@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from cnnjax import class_names, classification, cli, models, networks, predict, trained
 from cnnjax.data.preprocessing import Preprocessing
@@ -71,13 +72,15 @@ def test_torchvisions_own_top_5(resnet50, tmp_path, suffix, ten_crop):
     network = predict.of_weights("resnet50", str(resnet50))
     assert list(network.classes) == weights.meta["categories"]
     paths = photographs(tmp_path, suffix)
+    for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+        paths.append(tmp_path / f"{name}{suffix}")
+        Image.fromarray(pixels).save(paths[-1])
     predictions, _ = predict.predict(network, paths, ten_crop=ten_crop)
     for path, found in zip(paths, predictions, strict=True):
         image = Image.open(path).convert("RGB")
         if ten_crop:
             crops = functional.ten_crop(functional.resize(image, [256]), [224])
-            x = torch.stack([functional.normalize(functional.to_tensor(crop), predict.IMAGENET_MEAN,
-                                                  predict.IMAGENET_STD) for crop in crops])
+            x = torch.stack([functional.normalize(functional.to_tensor(crop), *networks.IMAGENET) for crop in crops])
         else:
             x = weights.transforms()(image)[None]
         with torch.no_grad():
@@ -163,6 +166,12 @@ def test_a_run_predicts_its_own_test_images(classifier_run, tmp_path, capsys):
 
 def run(*arguments):
     return cli.main(["predict", *map(str, arguments), "--model", "resnet20", "--weights", "cifar10"])
+
+
+def test_a_detector_is_not_a_classifier(tmp_path):
+    (tmp_path / "detector.json").touch()
+    with pytest.raises(UserError, match="holds a detector, not a classifier; its images go to cnnjax detect"):
+        predict.of_run(tmp_path)
 
 
 def test_files_written(tmp_path, capsys):

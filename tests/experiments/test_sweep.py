@@ -411,6 +411,15 @@ def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
         sweep.run(config, RATES, tmp_path / "sweep")
 
 
+@pytest.mark.slow
+def test_fine_tuning_is_swept(tmp_path, classifier_run):
+    config = tiny_runs.sweep("sweep.sampler=grid", "model.blocks=(1,1,1)", f"init.weights={classifier_run}")
+    sweep.run(config, {"init.freeze_norm": CategoricalDistribution((True, False))}, tmp_path / "sweep")
+    trials = sweep.read_trials(tmp_path / "sweep").trials
+    assert [t["state"] for t in trials] == ["complete"] * 2
+    assert configs.load(tmp_path / "sweep" / "best.json").init.weights == str(classifier_run)
+
+
 def detector_sweep(*overrides):
     """Two trials of Faster R-CNN on the embedded set, scored twice on one image held out."""
     config = defaults.sweep(configs.load(tiny_runs.TINY_LADDER))
