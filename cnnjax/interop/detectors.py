@@ -88,12 +88,17 @@ def detector_to_torch(name: str, variables: Variables, **fields: Any) -> dict[st
     UserError for a detector that torchvision has not.
     """
     _check(name)
-    detector = detection.create(name, 1, **fields)
+    return detector_state(detection.create(name, 1, **fields), variables)
+
+
+def detector_state(detector: Detector, variables: Variables) -> dict[str, np.ndarray]:
+    """`detector_to_torch` of a detector at hand."""
     leaves, state = flatten_dict(dict(variables)), {}
+    epsilon = getattr(getattr(detector, "backbone", None), "norm_epsilon", 1e-5)
     for path, leaf in leaves.items():
         key = _key(detector, path)
         state[key] = np.asarray(layout_to_torch(np.asarray(leaf), _pooled_channels(path, leaves)))
-        if path[-1] == "var" and dict(fields.get("backbone", {})).get("norm_epsilon", 1e-5):
+        if path[-1] == "var" and epsilon:
             state[key.replace("running_var", COUNTERS[0])] = np.zeros((), np.int64)
     return state
 
@@ -110,7 +115,8 @@ def _key(detector: Detector, path: tuple[str, ...]) -> str:
     layer = "/".join(path[1:-1])
     if isinstance(detector, SSD):
         keys = ssd.torch_keys(detector)
-        return f"{keys[layer]}.{LEAVES[path[-1]]}" if layer else keys[path[-1]]
+        if layer in keys or path[-1] in keys:
+            return f"{keys[layer]}.{LEAVES[path[-1]]}" if layer else keys[path[-1]]
     for pattern, name in _LAYERS.items():
         match = re.fullmatch(pattern, layer)
         if match:
