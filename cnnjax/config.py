@@ -190,7 +190,7 @@ def check_of_data(overrides: Iterable[str]) -> None:
     """Raises UserError for an override of a finished run that is not of the group `data`."""
     for override in overrides:
         if not override.startswith("data."):
-            raise UserError(f"--config.{override}: a run is judged as it was trained; only --config.data.* may be set")
+            raise UserError(f"--config.{override}: a run is used as it was trained; only --config.data.* may be set")
 
 
 def with_overrides(config: ConfigDict, overrides: Iterable[str]) -> ConfigDict:

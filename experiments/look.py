@@ -56,6 +56,7 @@ def landscape(workdir: Path, *, step: int | None = None, networks: Sequence[str]
         if read_run(workdir).data.streamed:
             raise UserError(f"{workdir} was trained on streamed images, which are not kept: --landscape needs them")
         at, on_train = classification.scored(workdir, "train", step, overrides)
+        assert isinstance(on_train.dataset, datasets.Dataset)
         surfaces[at.config.model.name] = why_depth.loss_surface(
             at.module, at.variables, *why_depth.surface_images(on_train.dataset))
     for name in networks:

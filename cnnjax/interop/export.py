@@ -104,7 +104,7 @@ def _difference(run: Run, expected: Callable[[np.ndarray], Any], image_shape: tu
 
 def _symbolic(image_shape: tuple[int, ...]) -> tuple[Any, ...]:
     """The shape of images (H, W, C) in a batch of any size."""
-    return jax.export.symbolic_shape("batch, " + ", ".join(map(str, image_shape)))
+    return tuple(jax.export.symbolic_shape("batch, " + ", ".join(map(str, image_shape))))
 
 
 def _write_stablehlo(path: Path, name: str, module: nn.Module, variables: Any, image_shape: tuple[int, ...],

@@ -48,11 +48,12 @@ def export_detector(format: str, path: Path, detector: Detector, classes: Sequen
         raise UserError("--format onnx: holds classifiers, not detectors, whose NMS is a loop; use stablehlo")
     if canvas is not None and format != "stablehlo":
         raise UserError(f"--canvas goes with --format stablehlo: the {format} of a detector takes images of any size")
-    shape = canvas or detector.canvases[0]          # type: ignore[attr-defined]
-    fixed = getattr(detector, "stretch", False) and shape not in detector.canvases      # type: ignore[attr-defined]
+    canvases: Sequence[tuple[int, int]] = detector.canvases         # type: ignore[attr-defined]
+    shape = canvas or canvases[0]
+    fixed = getattr(detector, "stretch", False) and shape not in canvases
     if fixed or min(shape) < 32:
         raise UserError(f"--canvas {shape[0]} {shape[1]}: {detector.title} takes images of "
-                        f"{'{} {}'.format(*detector.canvases[0]) if fixed else '32 pixels a side or more'}")
+                        f"{'{} {}'.format(*canvases[0]) if fixed else '32 pixels a side or more'}")
     text = json.dumps(_describe(detector, classes, shape if format == "stablehlo" else None), indent=1)
     if format == "stablehlo":
         def again(part: Path) -> float:
