@@ -125,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
                config=None, workdir=None)
     sub.add_argument("folder", type=user_path, metavar="WORKDIR")
 
-    sub = verb("summary", _summary, "a network's layers, as the papers' tables print them", config=None, workdir=None)
+    sub = verb("summary", _summary, "the layers of a network or detector, as the papers' tables print them",
+               config=None, workdir=None)
     sub.add_argument("networks", nargs="*", metavar="NAME", help="such as vgg16; without any: the names there are")
     sub.add_argument("--compare", action="store_true", help="the networks side by side instead of one after the other")
     sub.add_argument("--json", action="store_true", help="JSON instead of Markdown")
@@ -362,11 +363,11 @@ def _is_detector(config: ConfigDict) -> bool:
 
 
 def _summary(options: argparse.Namespace, overrides: list[str]) -> None:
-    from cnnjax import models
+    from cnnjax import detection, models
     from cnnjax.reporting.summary import run_summary
     _no_config("summary", overrides)
     if not options.networks:
-        print("\n".join(models.names()))
+        print("\n".join([*models.names(), *detection.names()]))
         return
     print(run_summary(options.networks, num_classes=options.classes, image=options.image, compare=options.compare,
                       form="json" if options.json else "markdown", draw=options.draw))

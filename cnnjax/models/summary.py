@@ -6,6 +6,7 @@ with its code.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Layer:
     kind: str                               # conv, fully connected, max pool, average pool, global average, add, concat
     output: tuple[int, ...]                 # (H, W, C) or (C,)
     inputs: tuple[int, ...]                 # the layers it reads, by place in the list; -1 is the image
-    receptive_field: int                    # side, in pixels of the image, that one output depends on
+    receptive_field: int | None             # side in pixels of the image that one output depends on; None: it varies
     kernel: tuple[int, int] | None = None
     stride: tuple[int, int] | None = None
     groups: int = 1
@@ -62,13 +63,15 @@ IMAGE, NOTHING = -1, -2                     # in place of a layer: the image, an
 class _Value(NamedTuple):
     """What is known of one array in the trace.
 
-    `layer` made it; neighbours in it are `jump` pixels of the image apart and
-    each depends on `reach` of them; `leaves` are the parameters that it is made of, if it is made of parameters alone.
+    `layer` made it; neighbours in it are `jump` pixels of the image apart and each depends on `reach` of them; a
+    flattened map's sum depends on `spread` more. `leaves` are the parameters that it is made of, if it is made of
+    parameters alone.
     """
 
     layer: int = NOTHING
     reach: int = 1
     jump: int = 1
+    spread: int = 0
     leaves: frozenset[str] = frozenset()
 
 
@@ -86,9 +89,15 @@ def summarise(name: str, num_classes: int | None = None, image: tuple[int, int, 
 
 def summarise_module(name: str, module: nn.Module, image: tuple[int, int, int]) -> Summary:
     """The layers of any module that maps `(1, H, W, C)` to logits; `name` is its title."""
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), jnp.zeros((1, *image)))
+    return summarise_call(name, module, module.apply, variables, image)
+
+
+def summarise_call(name: str, module: nn.Module, call: Callable[[Any, jax.Array], Any], variables: Any,
+                   image: tuple[int, int, int]) -> Summary:
+    """The layers that `call(variables, images)` runs of a module, whatever it gives; `variables` may be shapes."""
     x = jnp.zeros((1, *image))
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), x)
-    closed = jax.make_jaxpr(lambda variables, x: module.apply(variables, x))(variables, x)
+    closed = jax.make_jaxpr(call)(variables, x)
     paths = ["/".join(path) for path in flatten_dict(variables)]
     sizes = {path: leaf.size for path, leaf in zip(paths, flatten_dict(variables).values(), strict=True)}
     reader = _Reader(Summary(name, image), sizes, type(module).__name__)
@@ -117,9 +126,11 @@ class _Reader:
             inner = next((value for value in eqn.params.values() if isinstance(value, ClosedJaxpr | Jaxpr)), None)
             if eqn.primitive.name == "cond":        # another program for each platform: the last is the definition
                 inner, ins = eqn.params["branches"][-1], ins[1:]
-            if inner is not None and eqn.primitive.name not in ("reduce_window", "scatter", "scatter-add"):
+            if inner is not None and eqn.primitive.name not in ("reduce_window", "scatter", "scatter-add", "while"):
                 inner = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, [])
                 outs = self.read(inner, ins, within)
+                if eqn.params.get("name") == "leaky_relu" and outs[0].layer >= 0:
+                    self.summary.layers[outs[0].layer].activation = "leaky ReLU"
             else:
                 outs = [self.follow(eqn, ins, within)] * len(eqn.outvars)
             values |= zip(eqn.outvars, outs, strict=True)
@@ -145,7 +156,7 @@ class _Reader:
         elif kind == "dot_general" and len(on_image) == 1:
             other = next(i for i, value in enumerate(ins) if value.layer == NOTHING)
             macs = self.weights(ins[other], math.prod(eqn.invars[other].aval.shape))
-            x = self.new(x, "fully connected", scope, shape, macs=macs)
+            x = self.new(x._replace(reach=x.reach + x.spread, spread=0), "fully connected", scope, shape, macs=macs)
         elif kind in ("reduce_window_max", "reduce_window_sum"):
             taps, strides = params["window_dimensions"][1:3], params["window_strides"][1:3]
             x = self.windowed(x, "max pool" if kind.endswith("max") else "average pool", scope, shape, taps, strides)
@@ -158,7 +169,7 @@ class _Reader:
         elif kind == "slice" and params["strides"] is not None:
             x = x._replace(jump=x.jump * max(params["strides"]))
         elif kind == "reshape" and len(before) == 4 and len(shape) == 2:
-            x = x._replace(reach=x.reach + (before[1] - 1) * x.jump)
+            x = x._replace(spread=(before[1] - 1) * x.jump)
 
         layer = self.summary.layers[x.layer] if x.layer != IMAGE else None
         if layer is not None:
@@ -183,7 +194,9 @@ class _Reader:
 
     def new(self, x: _Value, kind: str, scope: str, shape: tuple[int, ...], inputs: list[int] | None = None,
             **fields: Any) -> _Value:
-        name = "/".join(part for part in scope.split("/") if part and part != self.root and not part.endswith(")"))
+        parts = [part for part in scope.split("/")
+                 if part and part.split(".")[0] != self.root and not part.endswith(")")]
+        name = "/".join(part for part, before in zip(parts, ["", *parts], strict=False) if part != before)
         self.summary.layers.append(Layer(name or kind, kind, tuple(shape[1:]),
                                          tuple(inputs if inputs is not None else [x.layer]), x.reach, **fields))
         return x._replace(layer=len(self.summary.layers) - 1)

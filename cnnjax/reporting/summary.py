@@ -8,6 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cnnjax import detection
+from cnnjax.detection.summary import summarise_detector
 from cnnjax.errors import UserError, one_line
 from cnnjax.models.summary import Layer, Summary, summarise
 from cnnjax.reporting.tables import markdown
@@ -36,7 +38,7 @@ def run_summary(names: Sequence[str], *, num_classes: int | None = None, image: 
         raise UserError(f"image: found {tuple(image)}, expected height, width and, if not 3, channels")
     shape = None if image is None else (image[0], image[1], image[2] if len(image) == 3 else 3)
     try:
-        summaries = [summarise(name, num_classes, shape, **(fields or {})) for name in names]
+        summaries = [_summarise(name, num_classes, shape, **(fields or {})) for name in names]
     except (ValueError, TypeError, ZeroDivisionError) as error:                 # shapes that come to nothing
         raise UserError(f"image {shape}, fields {fields}: no such network can be built "
                         f"({one_line(error)[:200]})") from error
@@ -45,6 +47,11 @@ def run_summary(names: Sequence[str], *, num_classes: int | None = None, image: 
     if form == "json":
         return json.dumps([to_json(summary) for summary in summaries], indent=1)
     return side_by_side(summaries) if compare else "\n".join(map(to_markdown, summaries))
+
+
+def _summarise(name: str, num_classes: int | None, image: tuple[int, int, int] | None, **fields: Any) -> Summary:
+    of_kind = summarise_detector if name in detection.names() else summarise
+    return of_kind(name, num_classes, image, **fields)
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
@@ -63,7 +70,7 @@ def to_markdown(summary: Summary) -> str:
                                             (layer.activation, layer.norm)) if part)
         rows.append((layer.name, layer.kind + groups, _size(layer.output), _size(layer.kernel), _stride(layer), after,
                      f"{layer.parameters:,}" if layer.parameters else "", f"{layer.macs:,}" if layer.macs else "",
-                     str(layer.receptive_field)))
+                     "" if layer.receptive_field is None else str(layer.receptive_field)))
     if summary.training_parameters:
         rows.append(("auxiliary heads", "in training alone", *[""] * 4, f"{summary.training_parameters:,}", "", ""))
     rows.append(("total", "", "", "", "", "", f"{summary.parameters:,}", f"{summary.macs:,}", ""))

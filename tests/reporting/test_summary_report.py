@@ -48,6 +48,24 @@ def test_drawing(tmp_path):
     assert sum(" C" in path for path in paths) == 9                             # shortcuts
 
 
+@pytest.mark.parametrize(("name", "parameters", "layers"), [
+    ("fast_yolo", 45_089_374, 12), ("yolo", 271_703_550, 26), ("ssd", 26_285_486, 35)])
+def test_a_detector_has_the_parameters_of_its_paper(name, parameters, layers):
+    (network,) = json.loads(run_summary([name], form="json"))
+    assert network["parameters"] == parameters
+    assert sum(layer["macs"] > 0 for layer in network["layers"]) == layers
+
+
+def test_a_detector_in_two_stages_has_the_layers_of_one_region():
+    (network,) = json.loads(run_summary(["fast_rcnn"], form="json", image=(64, 64)))
+    rows = {layer["name"]: layer for layer in network["layers"]}
+    assert rows["trunk/net/conv5_3"]["output"] == [4, 4, 512]
+    assert rows["roi_heads/head/fc6"]["parameters"] == (7 * 7 * 512 + 1) * 4096
+    assert rows["roi_heads/head/fc6"]["receptive_field"] is None
+    assert rows["roi_heads/classes"]["output"] == [21]
+    assert rows["roi_heads/boxes"]["output"] == [80]
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: run_summary(["lenet"]), "unknown network 'lenet'; did you mean 'lenet5'?"),
     (lambda: run_summary(["lenet5"], form="yaml"), "form: found 'yaml', expected"),
