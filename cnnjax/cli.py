@@ -159,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
                      "search, or by a trained network in --workdir that makes its own")
     sub.add_argument("--roi", type=float, nargs=4, metavar=("X1", "Y1", "X2", "Y2"),
                      help="instead: what RoI pooling reads of this region of --image")
+    sub.add_argument("--pyramid", type=int, nargs="+", metavar="N", help="instead: the bins of a spatial pyramid with "
+                     "so many a side, on --image")
 
     sub = verb("detect", _detect, "boxes on images, drawn, by a trained detector", config=None, workdir=None)
     sub.add_argument("images", nargs="+", type=user_path, metavar="IMAGE", help="a file, or a folder of them")
@@ -387,8 +389,8 @@ def _data(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def _look(options: argparse.Namespace, overrides: list[str]) -> None:
     from cnnjax.experiments import look
-    if options.anchors or options.proposals or options.roi:
-        _no_config("look --anchors, --proposals and --roi", overrides)
+    if options.anchors or options.proposals or options.roi or options.pyramid:
+        _no_config("look --anchors, --proposals, --roi and --pyramid", overrides)
         print(_look_detection(options))
         return
     if options.landscape or options.trained:
@@ -408,9 +410,10 @@ def _look_detection(options: argparse.Namespace) -> Path:
     from cnnjax.data.assemble import read_image
     from cnnjax.detection import pictures
     if options.image is None:
-        raise UserError("look --anchors, --proposals and --roi need --image FILE")
-    what = "anchors" if options.anchors else "proposals" if options.proposals else "roi"
-    return pictures.draw(options.workdir, what, read_image(options.image), options.roi or ())
+        raise UserError("look --anchors, --proposals, --roi and --pyramid need --image FILE")
+    what = ("anchors" if options.anchors else "proposals" if options.proposals else "roi" if options.roi else
+            "pyramid")
+    return pictures.draw(options.workdir, what, read_image(options.image), options.roi or (), options.pyramid or ())
 
 
 def _detect(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -1,6 +1,6 @@
-"""Pictures of what goes on inside a detector: anchors, proposals, and what RoI pooling reads."""
+"""Pictures of what goes on inside a detector: anchors, proposals, and what RoI pooling and spatial pyramids read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from cnnjax.reporting import boxes
 from cnnjax.training import workdir as workdirs
 
 
-def draw(workdir: Path, what: str, image: np.ndarray, roi: Sequence[float] = ()) -> Path:
-    """Draws "anchors", "proposals" or "roi" on an image, by the detectors of the run in `workdir`, and writes it
-    there. Proposals are those of the first trained network that makes its own, else selective search's.
+def draw(workdir: Path, what: str, image: np.ndarray, roi: Sequence[float] = (), levels: Sequence[int] = ()) -> Path:
+    """Draws "anchors", "proposals", "roi" or "pyramid" on an image, by the detectors of the run in `workdir`, and
+    writes it there. Proposals are those of the first trained network that makes its own, else selective search's.
 
     Raises UserError for a ladder without anchors, and as the pictures do.
     """
@@ -38,7 +38,9 @@ def draw(workdir: Path, what: str, image: np.ndarray, roi: Sequence[float] = ())
         search = next((d.proposals for d in detectors.values() if d.needs_proposals), SelectiveSearch())
         picture = proposals_picture(search, image, own)
     else:
-        picture = rois_picture(next(d for d in detectors.values() if hasattr(d, "backbone")), image, roi)
+        with_backbone = next(detector for detector in detectors.values() if hasattr(detector, "backbone"))
+        picture = (rois_picture(with_backbone, image, roi) if what == "roi" else
+                   pyramid_picture(with_backbone, image, levels))
     path = workdir / "figures" / f"{what}.png"
     boxes.save(picture, path)
     return path
@@ -88,10 +90,38 @@ def rois_picture(detector: Any, image: np.ndarray, roi: Sequence[float]) -> np.n
     stride, bins = backbones.create(detector.backbone, detector.dtype).stride, detector.backbone.pool
     height, width = -(-canvas.shape[0] // stride), -(-canvas.shape[1] // stride)
     scaled = np.asarray(roi, np.float32) * np.tile(size[::-1] / image.shape[1::-1], 2)
-    # channel r is 1 in row r alone, and likewise for columns: the maximum over a bin says what it touches
+    pool = jax.jit(lambda m: ops.roi_pool(m, scaled[None], bins, 1 / stride)[0])
+    cells = _bins(pool, height, width, stride)
+    every = np.array([*cells, scaled])
+    return boxes.draw(canvas, every, colours=[boxes.COLOURS[2]] * len(cells) + [boxes.COLOURS[0]], width=1)
+
+
+def pyramid_picture(detector: Any, image: np.ndarray, levels: Sequence[int]) -> np.ndarray:
+    """The bins of a spatial pyramid over the map of a whole image, a picture of its canvas for each level side by side.
+
+    They are found as those of `rois_picture`. Raises UserError for a level under 1.
+    """
+    if min(levels) < 1:
+        raise UserError(f"--pyramid {' '.join(map(str, levels))}: expected at least 1 bin a side")
+    canvas, size = detector.preprocess(image)
+    stride = backbones.create(detector.backbone, detector.dtype).stride
+    height, width = (-(-int(side) // stride) for side in size)
+    pictures = []
+    for level in levels:
+        def pool(m: Any, level: int = level) -> jax.Array:
+            return ops.spatial_pyramid_pool(m, (level,)).reshape(level, level, -1)
+        cells = _bins(pool, height, width, stride)
+        pictures.append(boxes.draw(canvas, np.array(cells), colours=[boxes.COLOURS[2]] * len(cells), width=1))
+    return boxes.grid([pictures])
+
+
+def _bins(pool: Callable[[np.ndarray], jax.Array], height: int, width: int, stride: int) -> list[list[int]]:
+    """What each bin of `pool`, `(height, width, C) -> (rows, columns, C)`, reads of a map, in pixels of its image.
+
+    Channel r of a map is 1 in row r alone, and of another one in column r: the maximum over a bin says what it touches.
+    """
     rows = np.broadcast_to(np.eye(height, dtype=np.float32)[:, None], (height, width, height))
     columns = np.broadcast_to(np.eye(width, dtype=np.float32)[None], (height, width, width))
-    pool = jax.jit(lambda m: ops.roi_pool(m, scaled[None], bins, 1 / stride)[0])
     touched_rows, touched_columns = np.asarray(pool(rows))[:, 0], np.asarray(pool(columns))[0]      # (bins, height) ..
     cells = []
     for y in touched_rows:
@@ -99,5 +129,4 @@ def rois_picture(detector: Any, image: np.ndarray, roi: Sequence[float]) -> np.n
             if y.any() and x.any():
                 ys, xs = np.flatnonzero(y), np.flatnonzero(x)
                 cells.append([xs[0] * stride, ys[0] * stride, (xs[-1] + 1) * stride, (ys[-1] + 1) * stride])
-    every = np.array([*cells, scaled])
-    return boxes.draw(canvas, every, colours=[boxes.COLOURS[2]] * len(cells) + [boxes.COLOURS[0]], width=1)
+    return cells

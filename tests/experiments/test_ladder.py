@@ -131,7 +131,7 @@ def test_detections_of_files_are_drawn_and_listed(ladder_run, tmp_path):
         detect.run(ladder_run / "cells" / "faster_rcnn", [tmp_path / "b.png"], tmp_path / "out")
 
 
-def test_pictures_of_anchors_proposals_and_rois(ladder_run, tmp_path):
+def test_pictures_of_anchors_proposals_rois_and_pyramids(ladder_run, tmp_path):
     config = configs.load(TINY)
     image = np.zeros((64, 64, 3), np.uint8)
     faster = settings.detector_of(config, "faster_rcnn", 10)
@@ -139,6 +139,9 @@ def test_pictures_of_anchors_proposals_and_rois(ladder_run, tmp_path):
     with pytest.raises(UserError, match="the map has 32 rows and 32 columns"):
         pictures.anchors_picture(faster, image, 32, 0)
     assert pictures.rois_picture(faster, image, (10, 10, 30, 40)).any()
+    assert pictures.pyramid_picture(faster, image, (1, 2)).any()
+    with pytest.raises(UserError, match="--pyramid 0: expected at least 1 bin"):
+        pictures.pyramid_picture(faster, image, (0,))
     with pytest.raises(UserError, match="has no area"):
         pictures.rois_picture(faster, image, (10, 10, 10, 40))
     search = settings.detector_of(config, "rcnn", 10).proposals
