@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the results beside the docs become pages of the site, and source code is shown as it stands.
+"""Hooks of mkdocs: results and tutorials become pages, source code is shown as it stands, equations become MathML.
 
 Links between `docs/` and `experiments/` are written as they hold in the repository and rewritten for the site. A line
 `@source cnnjax.models.lenet.scaled_tanh` becomes that function's source code.
@@ -6,9 +6,12 @@ Links between `docs/` and `experiments/` are written as they hold in the reposit
 
 import ast
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+import jupytext
+from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
@@ -16,12 +19,41 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds `experiments/RESULTS.md`, the pages of `experiments/results`, and the data that they link to."""
+    """Adds `experiments/RESULTS.md`, the pages of `experiments/results`, the data that they link to, and the
+    tutorials."""
     folder = ROOT / "experiments"
     for path in [folder / "RESULTS.md", *sorted((folder / "results").glob("*.md")),
                  *sorted((folder / "results").glob("*.json"))]:
         files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+    for path in sorted((ROOT / "docs" / "tutorials").glob("*.py")):
+        files.append(File.generated(config, f"tutorials/{path.stem}.md", content=notebook(path)))
     return files
+
+
+def notebook(path: Path) -> str:
+    """The Markdown of a notebook, with what its cells printed and drew when `scripts/make_docs.py` ran it."""
+    parts, outputs = [], path.with_suffix("")
+    for i, cell in enumerate(jupytext.read(path).cells):
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        shell = cell.source.startswith("%%bash\n")
+        parts.append(f"```{'sh' if shell else 'python'}\n{cell.source.removeprefix('%%bash').strip()}\n```")
+        if (outputs / f"{i}.txt").is_file():
+            parts.append(f"```text\n{(outputs / f'{i}.txt').read_text().rstrip()}\n```")
+        if (outputs / f"{i}.png").is_file():
+            parts.append(f"![What the cell above draws]({path.stem}/{i}.png)")
+    parts.append(f"This page is a notebook: `jupytext --to ipynb docs/tutorials/{path.name}` gives it to Jupyter.")
+    return "\n\n".join(parts) + "\n"
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Replaces each equation by MathML, which browsers draw without a script from elsewhere."""
+    def mathml(match: re.Match[str]) -> str:
+        tag, latex = match[1], unescape(match[2])[2:-2]         # in \( \) or \[ \]
+        drawn = convert(latex, display="block" if tag == "div" else "inline")
+        return f'<{tag} class="arithmatex">{drawn}</{tag}>'
+    return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', mathml, html, flags=re.DOTALL)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -1,16 +1,21 @@
-"""Makes the tables and pictures of the documentation that commands make: docs/tables and docs/pictures.
+"""Makes the tables and pictures of the documentation that commands make: docs/tables and docs/pictures, and what the
+tutorials print and draw.
 
     python scripts/make_docs.py [WORD ...]
 
-With words, only of the commands that hold one of them.
+With words, only of the commands that hold one of them, `look` among them, and of the tutorials of that name.
 """
 
+import base64
 import contextlib
 import io
+import re
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+import run_notebook  # beside this file
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -21,13 +26,15 @@ COMMANDS = (
     "summary googlenet --draw docs/pictures/googlenet.svg",
     "summary resnet18 --draw docs/pictures/resnet18.svg",
     "summary resnet20",
-    "summary resnet50",
+    "summary resnet50 --draw docs/pictures/resnet50.svg",
     "summary --compare vgg19 plain34 resnet34",
+    *(f"summary {name} --draw docs/pictures/{name}.svg" for name in
+      ("rcnn", "sppnet", "fast_rcnn", "faster_rcnn", "faster_rcnn_fpn", "yolo", "ssd", "retinanet")),
 )
 """The commands, without `cnnjax`. What one prints goes to docs/tables, under its words up to the first option's."""
 
 
-LOOKS = ("--anchors", "--proposals", "--roi 20 30 90 110")
+LOOKS = ("--anchors", "--proposals", "--roi 20 30 90 110", "--pyramid 1 2 4")
 """Pictures by `cnnjax look --workdir runs/ladder --image docs/pictures/digits.png`, of the embedded detection set."""
 
 
@@ -55,11 +62,35 @@ def detection_pictures() -> None:
             shutil.copy(picture, DOCS / "pictures" / picture.name)
 
 
+def run_tutorial(path: Path) -> None:
+    """Runs a notebook in runs/tutorials, and keeps what its cells print and draw in a folder beside it, by their
+    places. One that was stopped goes on where its trainings were."""
+    kept, folder = path.with_suffix(""), DOCS.parent / "runs" / "tutorials" / path.stem
+    for needed in (kept, folder):
+        needed.mkdir(parents=True, exist_ok=True)
+    for i, cell in enumerate(run_notebook.run(path, folder).cells):
+        printed = ""
+        for output in cell.get("outputs", ()):
+            data = output.get("data", {})
+            printed += output.get("text", "" if "image/png" in data else data.get("text/plain", ""))
+            if "image/png" in data:
+                (kept / f"{i}.png").write_bytes(base64.b64decode(data["image/png"]))
+        if printed:
+            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed)         # without colours
+            lines = [line.rstrip().rpartition("\r")[2] for line in plain.split("\n")]
+            (kept / f"{i}.txt").write_text("\n".join(lines).strip("\n") + "\n")
+    print(path.name, "run")
+
+
 def main(words: list[str]) -> None:
     from cnnjax import cli
 
     if not words or "look" in words:
         detection_pictures()
+
+    for path in sorted((DOCS / "tutorials").glob("*.py")):
+        if not words or path.stem in words:
+            run_tutorial(path)
 
     for command in COMMANDS:
         if not words or any(word in command for word in words):

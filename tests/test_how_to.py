@@ -56,6 +56,15 @@ def copy_of_checkout(folder: Path) -> None:
     shutil.copy(ROOT / "tests" / "short_command.py", folder / "tests")
 
 
+@pytest.mark.parametrize("tutorial", sorted((ROOT / "docs" / "tutorials").glob("*.py")), ids=lambda path: path.stem)
+def test_a_tutorial_runs(tutorial, tmp_path, environment):
+    pytest.importorskip("jupytext", reason="the tutorials need the extra docs")
+    environment["PYTHONPATH"] = str(ROOT)
+    run = subprocess.run([sys.executable, ROOT / "scripts" / "run_notebook.py", tutorial, tmp_path], env=environment,
+                         capture_output=True, text=True, timeout=3000)
+    assert run.returncode == 0, run.stderr[-4000:]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_code_blocks_of_a_page_run(page, tmp_path, environment):
     if page.stem.startswith("add-a-"):      # they change the code
@@ -72,7 +81,10 @@ def test_the_code_blocks_of_a_page_run(page, tmp_path, environment):
             (tmp_path / block.title).write_text(block.code)
             continue
         command = {"sh": ["bash", "-euo", "pipefail", "-c", block.code], "python": [sys.executable, "-c", block.code],
-                   "diff": ["patch", "-p1"]}[block.language]
+                   "diff": ["patch", "-p1"]}.get(block.language)
+        if block.language == "text":
+            continue
+        assert command, f"a block of {page.name} has no language that says what it is:\n{block.code}"
         run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=3000,
                              input=block.code if block.language == "diff" else None)
         assert run.returncode == 0, f"{block.code}\n{run.stdout[-2000:]}\n{run.stderr[-4000:]}"
