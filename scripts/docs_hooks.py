@@ -52,7 +52,7 @@ def on_page_content(html: str, **_: Any) -> str:
     def mathml(match: re.Match[str]) -> str:
         tag, latex = match[1], unescape(match[2])[2:-2]         # in \( \) or \[ \]
         drawn = convert(latex, display="block" if tag == "div" else "inline")
-        if "<mi>&" in drawn or "<mi>\\" in drawn:                    # the converter leaves what it does not know
+        if "<mi>&</mi>" in drawn or "<mi>\\" in drawn:             # the converter leaves what it does not know
             raise PluginError(f"an equation that cannot be drawn: {latex}")
         return f'<{tag} class="arithmatex">{drawn}</{tag}>'
     return re.sub(r'<(span|div) class="arithmatex">(.*?)</\1>', mathml, html, flags=re.DOTALL)
