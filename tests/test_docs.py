@@ -79,7 +79,7 @@ def commands(page):
     """The lines of a page's code blocks that begin with `cnnjax`, each put together where it goes on."""
     blocks = re.findall(r"^ *```[^\n]*\n(.*?)^ *```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip().removeprefix("$ ") for line in lines if re.match(r" *(\$ )?cnnjax ", line)]
+    return [line.strip().removeprefix("$ ").removesuffix(" &") for line in lines if re.match(r" *(\$ )?cnnjax ", line)]
 
 
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"]
