@@ -20,9 +20,11 @@ def series(rows: Sequence[Mapping[str, Any]], split: str, key: str) -> tuple[lis
 
 
 def training_figure(rows: Sequence[Mapping[str, Any]], path: Path, panels: Sequence[tuple[str, str, float]]) -> None:
-    """Numbers of one run over its steps, those of training dashed, a panel for each (key, label, factor)."""
-    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
-    for axis, (key, label, factor) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    """Numbers of one run over its steps, those of training dashed, a panel for each (key, label, factor) that some row
+    has."""
+    shown = [panel for panel in panels if any(panel[0] in row for row in rows)] or panels[:1]
+    figure = Figure(figsize=(4 * len(shown), 3.6), layout="constrained")
+    for axis, (key, label, factor) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for split, style, colour in (("train", "--", "tab:gray"), ("validation", "-", "tab:blue"),
                                      ("test", "-", "tab:red")):
             steps, values = series(rows, split, key)

@@ -65,13 +65,11 @@ def get_config() -> ConfigDict:
     fpn.positive, fpn.rpn_batch, fpn.rois, fpn.min_size = 0.6, 64, 32, 4.0
     fpn.proposals_train.update(pre_nms_top_n=300, post_nms_top_n=100)
     fpn.proposals_test.update(pre_nms_top_n=200, post_nms_top_n=50)
-    fpn.training = shortened(1000, 4, 0.02)
+    fpn.training = shortened(1200, 4, 1e-3)
     retinanet = config.retinanet
     retinanet.channels, retinanet.extra, retinanet.head_std = 48, "P5", 0.0
     retinanet.sizes = ((12.0, 16.0), (20.0, 28.0), (36.0, 48.0), (64.0, 96.0))
-    # Adam: without batch norm in the heads SGD is still far from the end of its loss after so few steps.
-    retinanet.training = shortened(1000, 8, 2e-3)
-    retinanet.training.optimizer.update(name="adam", weight_decay=0.0)
+    retinanet.training = shortened(1200, 8, 2e-3)
 
     config.yolo.update(size=128, grid=4, hidden=1024, dropout=0.3, batch_norm=True, trunk=(
         ((16, 3, 2),), ((32, 3, 1),), ((64, 3, 1), (64, 3, 1)), ((128, 3, 1), (128, 3, 1), (64, 1, 1))))
@@ -79,12 +77,16 @@ def get_config() -> ConfigDict:
     # one in thirty shares its cell with another and is not learnt.
     config.yolo.transforms = ({"name": "scale_translate", "amount": 0.3}, {"name": "exposure_saturation"})
     config.yolo.training = shortened(2000, 16, 1e-3)
-    config.yolo.training.optimizer.update(name="adam", weight_decay=0.0)
 
     # At 128 pixels the finest map, of stride 8, has no box that a digit of 16 pixels overlaps by half.
     config.ssd.update(size=192, width=12, convs=(1, 1, 2, 2, 1), batch_norm=True, extras=((48, 96, 3, 2, 1),))
     config.ssd.update(scales=(0.12, 0.2, 0.3, 0.4), ratios=((1.6,),) * 3, steps=(8.0, 16.0, 32.0))
     config.ssd.mean, config.ssd.std = config.backbone.mean, config.backbone.std
     config.ssd.transforms = ({"name": "photometric_distort"}, {"name": "iou_crop", "scale": (0.7, 1.0)},)
-    config.ssd.training = shortened(1000, 8, 0.01)
+    config.ssd.training = shortened(1300, 8, 2e-3)
+
+    # Adam: of layers without batch norm SGD is far from the end after so few steps. At a rate of 0.02, from scratch, it
+    # left RetinaNet at an mAP of 58 % and YOLO, after 2,500 steps, at the loss of a constant output.
+    for name in ("faster_rcnn_fpn", "retinanet", "yolo", "ssd"):
+        config[name].training.optimizer.update(name="adam", weight_decay=0.0)
     return config
