@@ -7,6 +7,7 @@ Detectors are in `export_detector`.
 
 import contextlib
 import importlib
+import io
 import json
 import logging
 import os
@@ -130,8 +131,9 @@ def _write_onnx(path: Path, name: str, module: nn.Module, variables: Any, image_
             return module.apply(variables, images, train=False)
 
     try:
-        model = jax2onnx.to_onnx(logits, [("batch", *image_shape)], model_name=name, input_names=["images"],
-                                 output_names=["logits"])
+        with contextlib.redirect_stdout(io.StringIO()):     # on which jax2onnx tells of every convolution
+            model = jax2onnx.to_onnx(logits, [("batch", *image_shape)], model_name=name, input_names=["images"],
+                                     output_names=["logits"])
     except Exception as error:          # whatever it makes of an operation that it has no form for
         raise UserError(f"--format onnx: jax2onnx cannot convert {name} ({type(error).__name__}: "
                         f"{one_line(error)[:200]}); use stablehlo") from error

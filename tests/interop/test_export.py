@@ -67,13 +67,14 @@ def test_programs_run_without_cnnjax(format, tmp_path):
 
 @pytest.mark.parametrize("name", ["plain20", "vgg11", *(
     pytest.param(name, marks=pytest.mark.slow) for name in ("alexnet", "googlenet", "resnet50"))])
-def test_onnx_is_one_graph_for_any_batch_size(name, tmp_path):
+def test_onnx_is_one_graph_for_any_batch_size(name, tmp_path, capsys):
     for package in ("jax2onnx", "onnxruntime"):
         pytest.importorskip(package)
     import onnx
     module, variables, shape = network(name)
     path = tmp_path / "net.onnx"
     assert export.export("onnx", path, name, module, variables, shape, {"mean": [0.5]}) < 1e-4
+    assert capsys.readouterr().out == ""
     model = onnx.load(path)
     onnx.checker.check_model(model)
     assert [json.loads(p.value) for p in model.metadata_props if p.key == "cnnjax"] == [{"mean": [0.5]}]
