@@ -1,13 +1,16 @@
 """Sweeps: what a space may hold, who gets which trial, and that a killed sweep neither loses nor doubles one."""
 
+import contextlib
 import fcntl
 import importlib.util
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -152,13 +155,13 @@ def test_a_value_that_goes_with_no_other_is_refused_and_one_that_goes_with_some_
         del config.model.blocks
     with pytest.raises(UserError, match=r"nothing in the space goes with model.name='lenet5'.*space\(trial\)"):
         sweep.check(config, space)
-    sweep.check(config, {**PAIRS, "batch_size": CategoricalDistribution((16, 64))})
+    sweep.check(config, {**PAIRS, "batch_size": CategoricalDistribution((2, 8))})
 
 
 # Who gets which trial
 
-PAIRS = {"batch_size": CategoricalDistribution((16, 32)), "optimizer.accumulate": CategoricalDistribution((1, 32))}
-"""Of which 16 images in 32 parts cannot be run."""
+PAIRS = {"batch_size": CategoricalDistribution((2, 4)), "optimizer.accumulate": CategoricalDistribution((1, 4))}
+"""Of which 2 images in 4 parts cannot be run."""
 
 
 class Sweep:
@@ -181,11 +184,11 @@ class Sweep:
 
 
 @pytest.fixture
-def stale(monkeypatch):
-    """A function after which every running trial counts as without a heartbeat until it gives the next one."""
-    def make():
-        time.sleep(1.1)                     # SQLite's clock has seconds
-    monkeypatch.setattr(sweep, "GRACE", 0.5)
+def stale(tmp_path):
+    """A function after which the last heartbeat of every running trial was an hour ago."""
+    def make(workdir=tmp_path):
+        with contextlib.closing(sqlite3.connect(workdir / "sweep.db")) as database, database:
+            database.execute("update trial_heartbeats set heartbeat = datetime(heartbeat, '-1 hour')")
     return make
 
 
@@ -225,12 +228,14 @@ def test_a_trial_without_heartbeat_is_run_again_with_all_that_it_had(tmp_path, s
 
 
 def test_a_trial_that_gives_heartbeats_stays_with_its_worker(tmp_path, stale, monkeypatch):
-    monkeypatch.setattr(sweep, "HEARTBEAT", 1)
-    monkeypatch.setattr(sweep, "GRACE", 4)
     one, two = Sweep(tmp_path), Sweep(tmp_path)
     trial = one.take()
+    record, beats = one.storage.record_heartbeat, threading.Semaphore(0)
+    monkeypatch.setattr(one.storage, "record_heartbeat", lambda number: (record(number), beats.release()))
+    monkeypatch.setattr(sweep, "HEARTBEAT", 0.1)
+    stale()
     with sweep.heartbeat(one.storage, trial):
-        time.sleep(5.5)
+        assert all(beats.acquire(timeout=60) for _ in range(2))
         assert two.refill()[0].state == TrialState.RUNNING
     assert two.refill()[0].number == trial.number
 
@@ -300,10 +305,18 @@ def test_the_database_lies_in_the_workdir_whatever_its_name(tmp_path, name):
 
 # Whole sweeps
 
+@pytest.fixture(autouse=True)
+def cleared(monkeypatch):
+    """How often programs were to be forgotten; they are kept, since what all tests use would be compiled again."""
+    times = []
+    monkeypatch.setattr(sweep.jax, "clear_caches", lambda: times.append(1))
+    return times
+
+
 def assert_same_trials(workdir, undisturbed):
     """Every trial is complete, once, and left the rows of the sweep that nothing disturbed, byte for byte."""
     ours, theirs = sweep.read_trials(workdir).trials, sweep.read_trials(undisturbed).trials
-    assert [(t["number"], t["state"], t["steps"]) for t in ours] == [(0, "complete", 40), (1, "complete", 40)]
+    assert [(t["number"], t["state"], t["steps"]) for t in ours] == [(0, "complete", 20), (1, "complete", 20)]
     for a, b in zip(ours, theirs, strict=True):
         for name in ("params", "value", "intermediate"):
             assert a[name] == b[name]
@@ -311,13 +324,13 @@ def assert_same_trials(workdir, undisturbed):
         assert (workdir / metrics).read_bytes() == (undisturbed / metrics).read_bytes()
 
 
-def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_run, at_row, monkeypatch):
+def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_run, at_row, stale):
     config, space = tiny_runs.grid_sweep()
-    monkeypatch.setattr(sweep, "GRACE", 2)
     at_row(12, kill)                        # in the first trial
     with pytest.raises(Killed):
         sweep.run(config, space, tmp_path / "sweep")
     assert not list(tmp_path.glob("sweep/trials/*/result.json"))
+    stale(tmp_path / "sweep")
     sweep.run(config, space, tmp_path / "sweep")
     assert_same_trials(tmp_path / "sweep", sweep_run)
 
@@ -366,15 +379,16 @@ def test_a_worker_waits_for_the_folder_of_one_that_lives_after_all(tmp_path, swe
     assert_same_trials(workdir, sweep_run)
 
 
-def test_pairs_that_cannot_be_run_are_told_and_passed_over(tmp_path, capsys):
+def test_pairs_that_cannot_be_run_are_told_and_passed_over(tmp_path, capsys, cleared):
     config = tiny_runs.sweep("sweep.sampler=grid")
     sweep.run(config, PAIRS, tmp_path / "sweep")
     trials = sweep.read_trials(tmp_path / "sweep").trials
     assert [t["state"] for t in trials] == ["complete", "fail", "complete", "complete"]
+    assert len(cleared) == 4
     assert "batch_size" in trials[1]["reason"]
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("trial 1: ")]
     assert len(said) == 1
-    assert said[0].startswith("trial 1: fail: cannot be run: config field 'batch_size': 16 images")
+    assert said[0].startswith("trial 1: fail: cannot be run: config field 'batch_size': 2 images")
     assert trials[1]["reason"] in (tmp_path / "sweep" / "report.html").read_text().replace("&#x27;", "'")
     before = (tmp_path / "sweep" / "trials.json").read_bytes()
     sweep.run(config, PAIRS, tmp_path / "sweep")                    # it has ended
@@ -490,9 +504,9 @@ def test_a_finished_sweep_tells_the_best_and_is_not_run_again(tmp_path, sweep_ru
     for t in trials:
         folder = workdir / "trials" / f"{t['number']:04d}"
         rows = workdirs.read_rows(folder / workdirs.METRICS)
-        assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, 41))
+        assert [r["step"] for r in rows if r["split"] == "train"] == list(range(1, 21))
         assert json.loads((folder / "result.json").read_text())["validation_error"] == t["value"]
-        assert t["intermediate"].keys() == {"10", "20", "30", "40"}
+        assert t["intermediate"].keys() == {"10", "20"}
 
     best = configs.load(workdir / "best.json")
     configs.check(best, defaults.classification())
