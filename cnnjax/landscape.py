@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 
+@jax.jit
 def random_direction(params: Any, key: jax.Array) -> Any:
     """A Gaussian direction in the space of the parameters, normalised filter by filter (section 4).
 

@@ -82,9 +82,9 @@ def backbone(rcnn: RCNN, training: ConfigDict, images: DetectionSet, seed: int, 
     training images. It is kept in a folder of its own in `shared` and serves all detectors with that backbone.
     """
     folder = shared / f"backbone-{rcnn.backbone.name}-{zlib.crc32(repr(rcnn).encode()):08x}"
+    source = _classifier(rcnn.backbone) if rcnn.backbone.weights else None      # weights that do not fit: at once
     variables = rcnn.init(jax.random.key(seed))
-    if rcnn.backbone.weights:
-        source = _classifier(rcnn.backbone)
+    if source is not None:
         parts = {"trunk/net": ""}
         if rcnn.backbone.head == "stage" or "fc6" in source["params"]:  # else, over a ResNet, dense layers are new
             parts["head"] = ""

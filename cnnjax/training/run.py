@@ -5,6 +5,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -201,8 +202,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+@cache
 def _commit() -> str | None:
-    """The commit of this code, with "-dirty" where files were changed since; None outside of a checkout."""
+    """The commit of the code that this process runs, with "-dirty" where files were changed since; None outside of a
+    checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
