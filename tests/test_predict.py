@@ -140,7 +140,7 @@ def test_networks_of_the_package_give_the_errors_of_their_cards_preprocessing(tm
     pixels = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     x = (pixels / 255 - card["mean"]) / card["std"]
-    expected = np.asarray(jax.nn.softmax(module.apply(variables, x[None].astype(np.float32))[0]))
+    expected = np.asarray(jax.nn.softmax(jax.jit(module.apply)(variables, x[None].astype(np.float32))[0]))
     [found], _ = predict.predict(network, [tmp_path / "x.png"], top=10)
     assert list(found.classes) == [card["classes"][i] for i in np.argsort(-expected)]
     np.testing.assert_allclose(found.probabilities, -np.sort(-expected), atol=1e-6)
@@ -157,7 +157,7 @@ def test_a_run_predicts_its_own_test_images(classifier_run, tmp_path, capsys):
     predictions, _ = predict.predict(network, paths)
     run = networks.load_run(classifier_run)
     x = (np.asarray(images, np.float32) / 255 - dataset.mean) / dataset.std
-    logits = run.module.apply(run.variables, x.astype(np.float32))
+    logits = jax.jit(run.module.apply)(run.variables, x.astype(np.float32))
     assert [p.classes[0] for p in predictions] == [dataset.classes[i] for i in np.asarray(logits).argmax(1)]
 
     assert cli.main(["predict", str(tmp_path), "--workdir", str(classifier_run), "--top", "1"]) == 0

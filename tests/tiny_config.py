@@ -1,4 +1,4 @@
-"""A ResNet-8 of width 4 on the digits: the smallest run that goes through all of the real code."""
+"""A ResNet of six layers and width 4 on the digits: the smallest run that goes through all of the real code."""
 
 from ml_collections import ConfigDict
 
@@ -7,7 +7,7 @@ from cnnjax.configs import defaults
 
 def get_config() -> ConfigDict:
     config = defaults.classification()
-    config.model = ConfigDict({"name": "resnet20", "blocks": (1, 1, 1), "width": 4})
+    config.model = ConfigDict({"name": "resnet20", "blocks": (1, 1), "width": 4})
     config.data.pad = 2
     config.data.flip = False
     config.batch_size = 16

@@ -63,7 +63,7 @@ def test_a_level_is_its_lateral_and_the_upsampled_coarser_sum():
 
     rows, columns = np.arange(6) // 2, np.arange(5) // 2
     fine = lateral(0) + lateral(1)[:, rows][:, :, columns]
-    levels = module.apply(variables, maps)
+    levels = jax.jit(module.apply)(variables, maps)
     for ours, expected in zip(levels, [output(0, fine), output(1, lateral(1))], strict=False):
         np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(levels[2], levels[1][:, ::2, ::2])
@@ -73,7 +73,7 @@ def test_the_levels_of_retinanet_halve_and_p7_sees_p6_rectified():
     maps = [jax.random.normal(jax.random.key(i), (1, side, side, 3)) for i, side in enumerate([8, 4])]
     for extra, source in (("P5", 1), ("C5", None)):
         variables = FPN(2, extra).init(jax.random.key(9), maps)
-        levels = FPN(2, extra).apply(variables, maps)
+        levels = jax.jit(FPN(2, extra).apply)(variables, maps)
         assert [x.shape[1] for x in levels] == [8, 4, 2, 1]
         assert variables["params"]["p6"]["kernel"].shape[2] == (2 if source else 3)
         p7 = variables["params"]["p7"]

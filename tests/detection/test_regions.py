@@ -1,5 +1,6 @@
 """What goes into R-CNN, SPP-net and Fast R-CNN: proposals, warped windows, pyramids."""
 
+from functools import partial
 from itertools import count
 
 import cv2
@@ -95,7 +96,7 @@ def test_a_region_is_read_at_the_scale_that_brings_it_nearest_to_the_target():
     image = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3)) * 255
     rois = jnp.array([[[0.0, 0, 16, 16], [4, 4, 12, 12]]])          # at scales 1 and 2: 16 and 32, 8 and 16
     module = sppnet.Network(Shrink(), nn.Dense(1), 2, levels=(1, 2), scales=(1.0, 2.0), target=16.0)
-    out = module.apply({}, image, jnp.array([[32, 32]]), rois, method="pyramids")[0]
+    out = jax.jit(partial(module.apply, method="pyramids"))({}, image, jnp.array([[32, 32]]), rois)[0]
     once = Shrink().apply({}, image, None, train=False)["mean"][0][0]
     twice = Shrink().apply({}, jax.image.resize(image, (1, 64, 64, 3), "linear"), None, train=False)["mean"][0][0]
     np.testing.assert_allclose(out[0], ops.roi_pyramid_pool(once, rois[0], 0.5, (1, 2))[0], rtol=1e-5)
@@ -106,9 +107,10 @@ def test_one_spp_classifier_serves_images_of_different_sizes():
     module = sppnet.SPPClassifier(Shrink(), DenseHead((8,)), 5, levels=(1, 2))
     variables = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     plain = jnp.full((2, 16, 16, 3), 100.0)
-    small = module.apply(variables, plain)
+    apply = jax.jit(module.apply)
+    small = apply(variables, plain)
     assert small.shape == (2, 5)
-    np.testing.assert_allclose(module.apply(variables, jnp.full((2, 24, 40, 3), 100.0)), small, rtol=1e-5)
+    np.testing.assert_allclose(apply(variables, jnp.full((2, 24, 40, 3), 100.0)), small, rtol=1e-5)
 
 
 def test_an_spp_classifier_is_trained_on_images_of_two_sizes_in_turn(tmp_path):

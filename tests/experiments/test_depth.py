@@ -132,8 +132,8 @@ def test_a_whole_study(depth_run):
     for cell in depth.cells(tiny_runs.depth_study()):
         rows = workdirs.read_rows(depth_run / "cells" / cell.folder / workdirs.METRICS)
         layers = [r for r in rows if r["split"] == "layers"]
-        # blocks=(1, 1, 1) whatever the name: the stem and two convolutions a block
-        assert [len(layers[0]["gradient_norm"]), len(layers[0]["response_std"])] == [7, 7]
+        # blocks=(1, 1) whatever the name: the stem and two convolutions a block
+        assert [len(layers[0]["gradient_norm"]), len(layers[0]["response_std"])] == [5, 5]
 
 
 def test_a_finished_study_is_not_trained_again_and_its_report_is_the_same(tmp_path, capsys, depth_run):

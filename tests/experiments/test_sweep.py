@@ -427,7 +427,7 @@ def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
 
 @pytest.mark.slow
 def test_fine_tuning_is_swept(tmp_path, classifier_run):
-    config = tiny_runs.sweep("sweep.sampler=grid", "model.blocks=(1,1,1)", f"init.weights={classifier_run}")
+    config = tiny_runs.sweep("sweep.sampler=grid", "model.blocks=(1,1)", f"init.weights={classifier_run}")
     sweep.run(config, {"init.freeze_norm": CategoricalDistribution((True, False))}, tmp_path / "sweep")
     trials = sweep.read_trials(tmp_path / "sweep").trials
     assert [t["state"] for t in trials] == ["complete"] * 2

@@ -126,8 +126,8 @@ def test_projections_of_cifar_resnets_are_told_by_their_weights(names):
     module, variables = network_from_torch("resnet20", theirs)
     assert (module.shortcut, module.stem, module.num_classes) == ("B", "cifar", 100)
     images = known_images("resnet20")
-    expected = create("resnet20", 100, shortcut="B").apply(from_torch("resnet20", state, shortcut="B"), images)
-    np.testing.assert_array_equal(module.apply(variables, images), expected)
+    expected = jax.jit(create("resnet20", 100, shortcut="B").apply)(from_torch("resnet20", state, shortcut="B"), images)
+    np.testing.assert_array_equal(jax.jit(module.apply)(variables, images), expected)
 
 
 def test_an_imagenet_resnet_made_for_cifar_is_told_by_its_first_kernel():
@@ -135,7 +135,7 @@ def test_an_imagenet_resnet_made_for_cifar_is_told_by_its_first_kernel():
     state = torch_state("resnet50", 10, **fields)
     module, variables = network_from_torch("resnet50", state, blocks=(1, 1, 1, 1))
     assert (module.stem, module.shortcut, module.stride_in_3x3) == ("cifar", "B", True)
-    assert module.apply(variables, known_images("resnet50")).shape == (4, 10)
+    assert jax.eval_shape(module.apply, variables, known_images("resnet50")).shape == (4, 10)
 
 
 def test_the_fully_connected_layers_of_a_cifar_vgg_are_told_by_their_weights():
@@ -184,12 +184,12 @@ def test_wrong_weights_are_named_in_one_line():
         from_torch("lenet5", {"a": np.zeros(1)})
 
 
-@pytest.mark.parametrize("name", ["resnet20", "vgg11"])
-def test_networks_of_grey_images_go_there_and_back(name):
+@pytest.mark.parametrize(("name", "fields"), [("resnet20", {}), ("vgg11", {"width": 4, "hidden": 24})])
+def test_networks_of_grey_images_go_there_and_back(name, fields):
     """The channels of the image are read from the first kernel."""
     side = image_shape(name)[0]
-    shapes = jax.eval_shape(create(name, 3).init, jax.random.key(0), jnp.zeros((1, side, side, 1)))
+    shapes = jax.eval_shape(create(name, 3, **fields).init, jax.random.key(0), jnp.zeros((1, side, side, 1)))
     variables = jax.tree.map(lambda x: np.full(x.shape, 0.5, np.float32), shapes)
-    state = to_torch(name, variables)
-    back = from_torch(name, state)
+    state = to_torch(name, variables, **fields)
+    back = from_torch(name, state, **fields)
     assert jax.tree.map(np.shape, back) == jax.tree.map(np.shape, variables)
