@@ -89,6 +89,12 @@ def test_pyramid_of_a_map_of_its_own_size_is_the_map(level):
     np.testing.assert_array_equal(ops.spatial_pyramid_pool(x, (level,)), x.ravel())
 
 
+def test_of_equal_values_in_a_bin_of_the_pyramid_the_first_gets_the_gradient():
+    gradient = jax.grad(lambda x: ops.spatial_pyramid_pool(x, (2,)).sum())(jnp.zeros((4, 5, 1)))
+    assert np.argwhere(gradient[..., 0]).tolist() == [[0, 0], [0, 2], [2, 0], [2, 2]]
+    assert gradient.max() == 1
+
+
 def test_pyramid_of_a_region_is_the_pyramid_of_its_crop():
     x = jax.random.normal(jax.random.key(0), (10, 12, 2))
     roi = jnp.array([[2, 3, 8, 9]], jnp.float32)
