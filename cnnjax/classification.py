@@ -23,8 +23,6 @@ from cnnjax.errors import UserError, first_line
 from cnnjax.evaluation.classification import confident_mistakes
 from cnnjax.fields import Field, Fields
 from cnnjax.networks import create_model, load_run
-from cnnjax.reporting import classifier as reporting
-from cnnjax.reporting import html
 from cnnjax.training import distributed, loop, population
 from cnnjax.training import run as runs
 from cnnjax.training import workdir as workdirs
@@ -157,6 +155,8 @@ def report(workdir: Path, split: str = "test", step: int | None = None, override
            answers: bool = True) -> Path:
     """Writes `report.html` of a run: its curves so far and, with `answers`, what its network makes of a split: errors
     by class, confusions, calibration, the surest mistakes. Raises UserError as `evaluate`."""
+    from cnnjax.reporting import classifier as reporting  # Matplotlib is slow to import, and training does without
+    from cnnjax.reporting import html
     figures = workdir / "figures"
     figures.mkdir(exist_ok=True)
     parts = reporting.curves_part(workdirs.read_rows(workdir / workdirs.METRICS), figures)

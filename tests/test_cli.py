@@ -63,10 +63,11 @@ def test_an_unknown_argument_is_refused(capsys):
 
 
 def test_the_import_is_light():
-    """`import cnnjax` brings neither JAX nor TensorFlow; a training process never brings TensorFlow."""
+    """`import cnnjax` brings neither JAX nor TensorFlow, training a classifier nothing that draws; a training process
+    never brings TensorFlow."""
     code = ("import sys, cnnjax; assert 'jax' not in sys.modules; "
-            "import cnnjax.classification, cnnjax.cli, cnnjax.experiments.depth; "
-            "assert 'tensorflow' not in sys.modules")
+            "import cnnjax.classification, cnnjax.cli; assert 'matplotlib' not in sys.modules; "
+            "import cnnjax.experiments.depth; assert 'tensorflow' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

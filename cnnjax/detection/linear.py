@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.svm import LinearSVC
 
 from cnnjax import ops
 from cnnjax.data.detection_sets import DetectionSet, Objects
@@ -83,6 +82,7 @@ def fit_svms(files: Sequence[Path], objects: Sequence[Objects], num_classes: int
         if len(good) == 0 or len(bad) == 0:             # a class without objects is never found
             bias[c] = -10.0
             return
+        from sklearn.svm import LinearSVC  # slow to import, and the other detectors do without
         svm = LinearSVC(C=settings.svm_c, loss="hinge", class_weight={1: 2.0}, intercept_scaling=10.0,
                         random_state=seed, max_iter=5000, tol=1e-3)
         svm.fit(np.concatenate([good, bad]), np.repeat([1, 0], [len(good), len(bad)]))
