@@ -329,11 +329,12 @@ def _quieten() -> None:
 
 
 def start_jax() -> None:
-    """Compiled programs are kept between runs, in the user's cache directory."""
+    """Compiled programs are kept between runs, in the user's cache directory; what the environment says of it stays."""
     import jax
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(configs.cache_directory() / "xla")
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    for name, value in (("jax_compilation_cache_dir", str(configs.cache_directory() / "xla")),
+                        ("jax_persistent_cache_min_compile_time_secs", 0.3)):
+        if not os.environ.get(name.upper()):
+            jax.config.update(name, value)
 
 
 def _depth(options: argparse.Namespace, overrides: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import gc
 import os
 import socket
 import subprocess
@@ -21,18 +22,30 @@ from tests import tiny_runs
 ROOT = Path(__file__).parent.parent
 TINY = tiny_runs.TINY
 
-# Programs compiled once serve all processes and all later runs of the tests.
-XLA_CACHE = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
-             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
-os.environ.update(XLA_CACHE)
-for name, value in XLA_CACHE.items():       # for this process, which has imported JAX already
-    jax.config.update(name.lower(), value if name.endswith("DIR") else float(value))
+# Programs compiled once serve all processes and all later runs of the tests. They are compiled quickly: without LLVM's
+# expensive passes, as JAX compiles those of its own tests, and by XLA's older emitters, which this JAX still has. With
+# JAX_DISABLE_MOST_OPTIMIZATIONS=False they are compiled as those of a user's run.
+QUICK = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "True") == "True"
+JAX = {"jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "xla"),
+       "jax_persistent_cache_min_compile_time_secs": 0.0, "jax_disable_most_optimizations": QUICK}
+for name, value in JAX.items():
+    os.environ[name.upper()] = str(value)   # of the processes that tests start
+    jax.config.update(name, value)
+if QUICK and jax.__version_info__ < (0, 11):
+    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose tests take a shared run go first: they are the longest, and pytest-xdist takes files in order."""
     long = {item.path for item in items if not SHARED.keys().isdisjoint(getattr(item, "fixturenames", ()))}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays to the end: Python's collector need not look through it, nor come so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000)
 
 
 @pytest.fixture
@@ -77,15 +90,11 @@ def shared_run(name: str) -> Any:
 classifier_run, depth_run, sweep_run, ladder_run = map(shared_run, SHARED)
 
 
-def devices_of_cpu(count: int, *flags: str) -> dict[str, str]:
-    """The environment of a process that is to have so many virtual CPU devices.
-
-    XLA's flags that are set stay, and of `flags` those join that are not; the number of devices alone is the test's.
-    """
+def devices_of_cpu(count: int) -> dict[str, str]:
+    """The environment of a process that is to have so many virtual CPU devices; XLA's other flags that are set stay."""
     count_flag = "--xla_force_host_platform_device_count"
     given = {flag.split("=")[0]: flag for flag in os.environ.get("XLA_FLAGS", "").split()}
-    ours = {flag.split("=")[0]: flag for flag in flags}
-    merged = {**ours, **given, count_flag: f"{count_flag}={count}"}
+    merged = {**given, count_flag: f"{count_flag}={count}"}
     return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(merged.values())}
 
 

@@ -31,8 +31,7 @@ def test_contenders_step_in_turn_and_are_closed():
     assert log == ["a", "b", "a", "b", "a closed", "b closed"]
 
 
-def test_a_bench_measures_plain_and_fast_steps(monkeypatch):
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")       # quick to compile: what it measures is not asked
+def test_a_bench_measures_plain_and_fast_steps():
     rows = networks.run("train", ["lenet5"], batch=8, rounds=2)
     assert [row["what"] for row in rows][:2] == ["plain Flax", "cnnjax"]        # PyTorch knows no LeNet-5
     assert len(rows) == 2

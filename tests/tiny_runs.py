@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jax
 from ml_collections import ConfigDict
 
 from cnnjax import config as configs
@@ -50,9 +49,9 @@ def sweep(*overrides: str) -> ConfigDict:
 
 
 def grid_sweep(*overrides: str) -> tuple[ConfigDict, dict[str, Any]]:
-    """Config and space of a sweep of two trials of 40 steps."""
+    """Config and space of a sweep of two trials of 20 steps."""
     from optuna.distributions import CategoricalDistribution
-    return (sweep("sweep.sampler=grid", "steps=40", "log_every=1", *overrides),
+    return (sweep("sweep.sampler=grid", "steps=20", "log_every=1", *overrides),
             {"optimizer.learning_rate": CategoricalDistribution((0.01, 0.1))})
 
 
@@ -64,17 +63,11 @@ def train_classifier(workdir: Path) -> None:
 
 
 def run_depth_study(workdir: Path) -> None:
-    """Finishes `depth_study()`, with eight images for each figure of trained networks, in programs that are quick to
-    compile."""
+    """Finishes `depth_study()`, with eight images for each figure of trained networks."""
     from cnnjax.experiments import depth, why_depth
     counts = dict.fromkeys(("SURFACE_IMAGES", "REMOVAL_IMAGES", "CORRELATION_IMAGES"), 8)
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        with mock.patch.multiple(why_depth, **counts), reads.keep(workdir):
-            depth.run(depth_study(), workdir)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    with mock.patch.multiple(why_depth, **counts), reads.keep(workdir):
+        depth.run(depth_study(), workdir)
 
 
 def run_sweep(workdir: Path) -> None:

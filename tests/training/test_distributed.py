@@ -30,8 +30,7 @@ def start(tmp_path_factory):
 
     def start_all(workdir, *overrides, processes=2, devices=2):
         port = free_port()
-        environment = devices_of_cpu(devices, "--xla_backend_optimization_level=0",
-                                     "--xla_llvm_disable_expensive_passes=true") | {"CNNJAX_CACHE": str(cache)}
+        environment = devices_of_cpu(devices) | {"CNNJAX_CACHE": str(cache)}
         run = [subprocess.Popen([sys.executable, "-m", "tests.training.run_process", f"localhost:{port}",
                                  str(processes), str(i), str(workdir), *SETTINGS, *overrides], cwd=ROOT,
                                 env=environment, stderr=subprocess.PIPE, text=True) for i in range(processes)]
