@@ -25,7 +25,7 @@ from cnnjax.training import run as runs
 from cnnjax.training import workdir as workdirs
 
 SEEDS = (0, 1, 2)
-FIRST_STEPS, STEPS = 500, 120   # of the first training and of those compared; 128 images a step
+FIRST_STEPS, STEPS = 500, 40   # of the first training and of those compared; 128 images a step
 IMAGES = 100        # of each class to fine-tune on
 HEADER = ("from", *(f"seed {seed}" for seed in SEEDS), "mean", "95 % interval")
 
