@@ -52,6 +52,10 @@ class History:
         """Takes the metrics of the `count` steps up to `step`, which may still be under way: nothing waits for them."""
         self._running.append((step, count, metrics))
 
+    def under_way(self) -> int:
+        """How many dispatches were not read yet."""
+        return len(self._running)
+
     def read(self, behind: int, last_good: Callable[[], Sequence[int]]) -> None:
         """Waits for all but the newest `behind` dispatches and writes their rows.
 
