@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from cnnjax import cli, data, interop
 from cnnjax.data import decode, detection
 from cnnjax.errors import UserError
-from cnnjax.experiments import ladder, sweep
+from cnnjax.detection import run as detector_runs
+from cnnjax.experiments import sweep
 from cnnjax.training import loop
 from cnnjax.training.checkpoints import Checkpoints
 from tests.conftest import ROOT, compilations
@@ -42,7 +43,7 @@ def refused(monkeypatch, capsys):
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(loop, "fit", fit)
-    monkeypatch.setattr(ladder, "cell", reached)
+    monkeypatch.setattr(detector_runs, "train_and_test", reached)
     monkeypatch.setattr(sweep, "open_study", reached)
 
     def run(*arguments):
