@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 
 from cnnjax import cli, data, interop
 from cnnjax.data import decode, detection
-from cnnjax.errors import UserError
 from cnnjax.detection import run as detector_runs
+from cnnjax.errors import UserError
 from cnnjax.experiments import sweep
 from cnnjax.training import loop
 from cnnjax.training.checkpoints import Checkpoints
