@@ -132,7 +132,7 @@ def table(results: dict[str, dict[str, Any]]) -> Table:
     for r in (r for members in families(results).values() for r in members):
         parts, coco = r["image_seconds"], r["coco"]
         rows.append([r["title"], family(r), f"{100 * r['map']:.1f}",
-                     *(f"{100 * coco[f'AP{size}']:.1f}" for size in ("", " small", " medium", " large")),
+                     *(tables.percent(coco[f"AP{size}"]) for size in ("", " small", " medium", " large")),
                      f"{sum(parts.values()):.3f}", *(f"{parts[p]:.3f}" for p in ("proposals", "network", "rest")),
                      f"{r['seconds'] / 60:.1f}" + ("+" if r["resumed"] else ""), f"{r['proposal_seconds'] / 60:.1f}",
                      f"{r['disk_bytes'] / 1e6:.1f}"])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from cnnjax.data.detection_sets import DetectionSet
 from cnnjax.evaluation.detection_errors import Outcomes
 from cnnjax.evaluation.voc_ap import Curve, Detections
-from cnnjax.reporting import boxes, classifier, curves, html
+from cnnjax.reporting import boxes, classifier, curves, html, tables
 
 SHOWN = 4           # best and worst images
 CURVES = 10
@@ -93,7 +93,7 @@ def class_table(result: Mapping[str, Any]) -> list[list[str]]:
     rows = []
     for name, row in result["errors"].items():
         false = row["called"] - row["right"]
-        rows.append([name, str(row["objects"]), f"{100 * result['ap'][name]:.1f}", str(row["right"]),
+        rows.append([name, str(row["objects"]), tables.percent(result["ap"][name]), str(row["right"]),
                      str(row["as_another"]), str(row["missed"]), str(false),
                      *(f"{100 * row['right'] / of:.1f}" if of else "" for of in (row["called"], row["objects"])),
                      row["most_called"]])
@@ -103,13 +103,13 @@ def class_table(result: Mapping[str, Any]) -> list[list[str]]:
 def result_parts(result: Mapping[str, Any], split: str, figures: Path) -> list[str]:
     """The scores of a detector on a split and the `figures` that were drawn of it."""
     coco, at = result["coco"], result["score_threshold"]
-    sizes = [[size, str(result["objects_by_size"][size]), f"{100 * coco[f'AP {size}']:.1f}"]
+    sizes = [[size, str(result["objects_by_size"][size]), tables.percent(coco[f"AP {size}"])]
              for size in ("small", "medium", "large")]
     parts = [
         html.heading("AP by size and by overlap"),
         html.table(("objects", "of the split", "COCO AP %"), sizes),
-        html.table(("", "%"), [["AP, IoU 0.5 to 0.95", f"{100 * coco['AP']:.1f}"], *(
-            [name, f"{100 * coco[name]:.1f}"] for name in ("AP50", "AP75", "AR 1", "AR 10", "AR 100"))]),
+        html.table(("", "%"), [["AP, IoU 0.5 to 0.95", tables.percent(coco["AP"])], *(
+            [name, tables.percent(coco[name])] for name in ("AP50", "AP75", "AR 1", "AR 10", "AR 100"))]),
         html.heading("Precision and recall"),
         html.image(figures / "precision_recall.png", "Of each class, over all scores; an object is found at an IoU "
                    "over 0.5. Of many classes those of the least AP."),

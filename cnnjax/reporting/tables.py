@@ -24,3 +24,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The table in Markdown, its first column to the left, the others to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def percent(share: float) -> str:
+    """A share in percent, or "-" where there is none (NaN), as the AP of a size that no object has."""
+    return "-" if share != share else f"{100 * share:.1f}"

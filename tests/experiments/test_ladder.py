@@ -69,7 +69,7 @@ def test_the_two_families_are_told_apart(tmp_path):
     assert [row[:2] for row in rows] == [["Fast", "two-stage"], ["Faster", "two-stage"], ["YOLO", "one-stage"],
                                          ["SSD", "one-stage"]]
     assert all(len(row) == len(header) for row in rows)
-    assert rows[1][2:7] == ["90.0", "45.0", "nan", "30.0", "90.0"]
+    assert rows[1][2:7] == ["90.0", "45.0", "-", "30.0", "90.0"]
     first, second = ladder.verdict(results)
     assert first == ("Faster takes 0.100 s an image, Fast 0.200 s: 2.0 times as fast. Its mAP is +30.0 points, its "
                      "COCO AP +15.0, most of large objects, +30.0. It was trained in 1.0 min, keeping 0.0 MB on disk, "
