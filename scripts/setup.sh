@@ -1,6 +1,6 @@
-# Sourced by the other scripts: leaves an activated virtual environment with cnnjax installed.
-# usage: . scripts/setup.sh [EXTRA]
-# Reinstalls only when pyproject.toml or constraints.txt changed since the last time.
+# Sourced by the other scripts: leaves an activated virtual environment with cnnjax installed, and its extra $extra.
+# (Not an argument: without one, a sourced script gets those of the script that sources it.)
+# Reinstalls only when pyproject.toml, setup.py or constraints.txt changed since the last time.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=""
@@ -15,13 +15,13 @@ if [ -z "$python" ]; then
     exit 2
 fi
 
-stamp=".venv/installed-${1:-base}"
+stamp=".venv/installed-${extra:-base}"
 if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv || { echo "could not make .venv: is the venv module of $python installed?" >&2; exit 2; }
 fi
-if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
-    echo "installing cnnjax${1:+ with the extra $1} into .venv (about a minute)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${1:+[$1]}"
+if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ] || [ setup.py -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+    echo "installing cnnjax${extra:+ with the extra $extra} into .venv (about a minute)"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".${extra:+[$extra]}"
     touch "$stamp"
 fi
 . .venv/bin/activate

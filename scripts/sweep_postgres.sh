@@ -5,7 +5,7 @@
 # Arguments go to the sweep; KEEP names a folder to keep its files in:
 # KEEP=runs bash scripts/sweep_postgres.sh --config.sweep.trials=6
 set -euo pipefail
-. "$(dirname "$0")/setup.sh" postgresql
+extra=postgresql . "$(dirname "$0")/setup.sh"
 
 bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)
 [ -n "$bin" ] || { echo "PostgreSQL's programs were not found: apt-get install postgresql" >&2; exit 2; }
