@@ -5,7 +5,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +52,16 @@ class History:
         """Takes the metrics of the `count` steps up to `step`, which may still be under way: nothing waits for them."""
         self._running.append((step, count, metrics))
 
-    def under_way(self) -> int:
-        """How many dispatches were not read yet."""
-        return len(self._running)
-
-    def read(self, behind: int, last_good: Callable[[], Sequence[int]]) -> None:
-        """Waits for all but the newest `behind` dispatches and writes their rows.
+    def read(self, behind: int, last_good: Callable[[], Sequence[int]],
+             waiting: Callable[[], AbstractContextManager[Any]]) -> None:
+        """Waits, in a context `waiting()`, for all but the newest `behind` dispatches and writes their rows.
 
         Raises Diverged for a metric of FINITE that is not; `last_good` gives the steps that have a checkpoint.
         """
         while len(self._running) > behind:
             step, count, metrics = self._running.popleft()
-            metrics = jax.device_get(metrics)
+            with waiting():
+                metrics = jax.device_get(metrics)
             now = time.monotonic()
             speed = count * self._config.batch_size / (now - self._mark)
             self._mark = now

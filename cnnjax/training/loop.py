@@ -79,10 +79,7 @@ def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[Conf
             at_eval = step % config.eval_every == 0 or step == config.steps
             at_save = step % config.checkpoint_every == 0 or step == config.steps or (at_eval and bool(task.best))
             # One dispatch is always under way while Python writes.
-            behind = 0 if at_eval or at_save or stop else 1
-            if history.under_way() > behind:            # else there is no wait, which would pass for a short one
-                with devices_answer():
-                    history.read(behind=behind, last_good=checkpoints.steps)
+            history.read(0 if at_eval or at_save or stop else 1, checkpoints.steps, devices_answer)
             scores: dict[str, float] = {}
             if at_eval and task.splits:
                 scores = history.evaluated(step, evaluate(task, state, len(members)), task.best)
