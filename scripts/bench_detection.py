@@ -28,6 +28,7 @@ from torchvision.models.detection.faster_rcnn import AnchorGenerator, FastRCNNPr
 from torchvision.ops import MultiScaleRoIAlign
 
 from cnnjax import fields, launch
+from cnnjax.bench.pytorch import frozen_norms
 from cnnjax.detection import faster_rcnn
 from cnnjax.interop.detectors import detector_from_torch
 from cnnjax.training import loop, optimizers
@@ -71,14 +72,8 @@ def vgg16() -> dict[str, Run]:
 def resnet50_fpn() -> tuple[torch.nn.Module, Any, Any]:
     """torchvision's network, frozen as it is when it begins from weights, and ours with the same weights."""
     torch.manual_seed(0)
-    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    model = frozen_norms(fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None))
     body = model.backbone.body
-    for module in list(body.modules()):
-        for name, norm in list(module.named_children()):
-            if isinstance(norm, torch.nn.BatchNorm2d):
-                frozen = torchvision.ops.FrozenBatchNorm2d(norm.num_features, eps=0.0)
-                frozen.load_state_dict(norm.state_dict())
-                setattr(module, name, frozen)
     for parameter in (*body.conv1.parameters(), *body.layer1.parameters()):
         parameter.requires_grad_(False)
     return model, *detector_from_torch("fasterrcnn_resnet50_fpn", model.state_dict())

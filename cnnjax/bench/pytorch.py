@@ -53,6 +53,19 @@ def create(name: str, classes: int) -> nn.Module:
     return torchvision.models.get_model(name, weights=None, num_classes=classes, **fields)
 
 
+@torch.no_grad()
+def frozen_norms(model: nn.Module) -> nn.Module:
+    """The network over frozen batch norm without an epsilon, as torchvision's weights of COCO have it."""
+    from torchvision.ops import FrozenBatchNorm2d
+    for module in list(model.modules()):
+        for child, norm in list(module.named_children()):
+            if isinstance(norm, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(norm.num_features, eps=0.0)
+                frozen.load_state_dict(norm.state_dict())
+                setattr(module, child, frozen)
+    return model
+
+
 def main(spec: dict) -> None:
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)

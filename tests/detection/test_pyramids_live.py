@@ -61,18 +61,6 @@ def random_detector(name):
     return model
 
 
-@torch.no_grad()
-def freeze(model):
-    """The network over frozen batch norm without an epsilon, as torchvision's weights of COCO have it."""
-    for module in list(model.modules()):
-        for child, norm in list(module.named_children()):
-            if isinstance(norm, torch.nn.BatchNorm2d):
-                frozen = torchvision.ops.FrozenBatchNorm2d(norm.num_features, eps=0.0)
-                frozen.load_state_dict(norm.state_dict())
-                setattr(module, child, frozen)
-    return model
-
-
 def compare(found, expected):
     """The same detections in the same order, but for ties: scores within 1e-4, boxes within 0.05 pixels."""
     names = class_names.known("coco")
@@ -91,7 +79,8 @@ def compare(found, expected):
 def test_detections_are_torchvision_s(name, frozen, tmp_path):
     model, pictures = random_detector(name), images()
     if frozen:
-        freeze(model)
+        from cnnjax.bench.pytorch import frozen_norms
+        frozen_norms(model)
     state = model.state_dict()
     torch.save(cases.old_keys(state) if frozen else state, tmp_path / "weights.pth")
     for i, image in enumerate(pictures):
