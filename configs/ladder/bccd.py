@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
     retinanet.backbone_stages, retinanet.channels = ("stage3", "stage4"), 64
     retinanet.extra, retinanet.head_std = "P5", 0.0
     retinanet.sizes = ((18.0, 30.0, 48.0), (40.0, 56.0, 72.0), (80.0, 100.0, 120.0), (110.0, 135.0, 160.0))
-    retinanet.training = shortened(2400, 2, 1e-3)
+    retinanet.training = shortened(2000, 2, 1e-3)
 
     # Red cells are a fifth of the image wide: 14 cells a side, since up to thirty lie on one.
     config.yolo.update(size=224, grid=14, hidden=256, dropout=0.2, batch_norm=True, trunk=(
