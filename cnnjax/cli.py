@@ -15,7 +15,7 @@ import cnnjax
 from cnnjax import config as configs
 from cnnjax import fields, launch
 from cnnjax.config import user_path
-from cnnjax.errors import DISK, UserError
+from cnnjax.errors import UserError, exit_status
 
 if TYPE_CHECKING:
     from cnnjax import predict
@@ -33,8 +33,7 @@ A command that was stopped or killed goes on when it is run again with the same 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command line; returns its exit status: 0, 2 for what the user can mend, 130 or 143 when stopped by a
-    signal."""
+    """Runs a command line; returns its exit status."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     overrides = []
@@ -48,36 +47,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _relaunch(options)
         _quieten()
-    from cnnjax.training.loop import Interrupted  # in the environment that JAX is to find, and not twice
-    try:
-        _check_places(options)
-        start_jax()
-        if hasattr(options, "coordinator"):
-            from cnnjax.training import distributed
-            distributed.initialize(options.coordinator, options.processes, options.process)
-        options.run(options, overrides)
-        return 0
-    except UserError as error:
-        print(f"cnnjax: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as stop:
-        print(f"cnnjax: {stop}", file=sys.stderr)
-        return 128 + stop.signum
-    except KeyboardInterrupt:
-        print("cnnjax: stopped at once; run the same command again to go on from the last checkpoint", file=sys.stderr)
-        return 130
-    except BrokenPipeError:                             # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except MemoryError as error:
-        print(f"cnnjax: out of memory: {error}; a smaller batch_size or data.image_size needs less", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        print(f"cnnjax: {error.filename or 'writing'}: {error.strerror}; what was written stays; make room or choose "
-              "another --workdir, then run the same command again", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _run(options, overrides))
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> None:
+    _check_places(options)
+    launch.set_compilation_cache()
+    if hasattr(options, "coordinator"):
+        from cnnjax.training import distributed
+        distributed.initialize(options.coordinator, options.processes, options.process)
+    options.run(options, overrides)
 
 
 class _OldName(argparse.Action):
@@ -326,15 +305,6 @@ def _quieten() -> None:
         if "Event loop is closed" not in str(found.exc_value):
             show(found)
     sys.unraisablehook = hook
-
-
-def start_jax() -> None:
-    """Compiled programs are kept between runs, in the user's cache directory; what the environment says of it stays."""
-    import jax
-    for name, value in (("jax_compilation_cache_dir", str(configs.cache_directory() / "xla")),
-                        ("jax_persistent_cache_min_compile_time_secs", 0.3)):
-        if not os.environ.get(name.upper()):
-            jax.config.update(name, value)
 
 
 def _depth(options: argparse.Namespace, overrides: list[str]) -> None:

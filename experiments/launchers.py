@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cnnjax import config as configs
-from cnnjax.errors import UserError
-from cnnjax.training import loop
+from cnnjax.errors import Interrupted, UserError
 
 Launcher = Literal["local", "slurm", "ray"]
 
@@ -41,7 +40,7 @@ def local(command: Sequence[str], workers: int, workdir: Path, variables: Mappin
             stack.callback(signal.signal, s, signal.signal(s, forward))
         statuses = [process.wait() for process in processes]
     if caught:
-        raise loop.Interrupted(caught[0], f"by its workers in {workdir}")
+        raise Interrupted(caught[0], f"by its workers in {workdir}")
     ends = {}
     for i, status in enumerate(statuses):
         if status:

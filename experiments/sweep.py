@@ -33,11 +33,10 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from cnnjax import config as configs
-from cnnjax import fields
-from cnnjax.errors import Diverged, UserError, first_line
+from cnnjax import fields, launch
+from cnnjax.errors import Diverged, Interrupted, UserError, exit_status, first_line
 from cnnjax.fields import Field, Fields
 from cnnjax.reporting import search
-from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
 
 from . import launchers
@@ -363,7 +362,7 @@ def run_trial(config: ConfigDict, space: Space, workdir: Path, study: optuna.Stu
     except UpdateFinishedTrialError:
         print(f"trial {index}: another worker has taken it over", flush=True)
         return
-    except (loop.Interrupted, UserError):
+    except (Interrupted, UserError):
         with contextlib.suppress(UpdateFinishedTrialError):
             storage.set_trial_state_values(taken._trial_id, TrialState.WAITING)
         raise
@@ -425,18 +424,9 @@ def _follow(parent: int) -> None:
 
 def main(workdir: str, space: str | None = None) -> int:
     """A worker process of `launchers.local`; returns its exit status."""
-    from cnnjax import cli
     _follow(os.getppid())
-    cli.start_jax()
-    try:
-        work(Path(workdir), os.environ.get(STORAGE), None if space is None else Path(space))
-        return 0
-    except UserError as error:
-        print(f"cnnjax: {error}", file=sys.stderr)
-        return 2
-    except loop.Interrupted as stop:
-        print(f"cnnjax: {stop}", file=sys.stderr)
-        return 128 + stop.signum
+    launch.set_compilation_cache()
+    return exit_status(lambda: work(Path(workdir), os.environ.get(STORAGE), None if space is None else Path(space)))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from cnnjax import fields
-from cnnjax.errors import UserError
+from cnnjax.errors import Interrupted, UserError
 from cnnjax.fields import COUNT, NATURAL, Field, Fields
 from cnnjax.training import distributed, optimizers, population, schedules
 from cnnjax.training import state as states
@@ -25,15 +25,6 @@ from cnnjax.training.history import NEW, open_history
 from cnnjax.training.state import State
 from cnnjax.training.task import OnDevice, OnEval, Row, Task
 from cnnjax.training.watchdog import watchdog
-
-
-class Interrupted(Exception):
-    """A run was asked to stop by a signal, and was saved. Its message says how to go on."""
-
-    def __init__(self, signum: int, saved: str):
-        super().__init__(f"stopped by {signal.Signals(signum).name} and saved {saved}; "
-                         "run the same command again to go on")
-        self.signum = signum
 
 
 def fit(config: ConfigDict, workdir: Path, task: Task, *, members: Sequence[ConfigDict] = (),

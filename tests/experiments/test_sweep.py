@@ -23,11 +23,10 @@ from cnnjax import cli, fields
 from cnnjax import config as configs
 from cnnjax.configs import defaults
 from cnnjax.configs.ladder import defaults as ladder_defaults
-from cnnjax.errors import UserError
+from cnnjax.errors import Interrupted, UserError
 from cnnjax.experiments import launchers, sweep, trainable
 from cnnjax.experiments import space as spaces
 from cnnjax.reporting import search
-from cnnjax.training import loop
 from cnnjax.training import workdir as workdirs
 from tests import tiny_runs
 from tests.conftest import ROOT, Killed, kill
@@ -354,7 +353,7 @@ def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run, monkeyp
 def test_a_stopped_sweep_puts_its_trial_back_into_the_queue(tmp_path, sweep_run, at_row):
     config, space = tiny_runs.grid_sweep()
     at_row(12, lambda: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(loop.Interrupted):
+    with pytest.raises(Interrupted):
         sweep.run(config, space, tmp_path / "sweep")
     begun = time.monotonic()
     sweep.run(config, space, tmp_path / "sweep")

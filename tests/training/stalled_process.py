@@ -8,13 +8,13 @@ from unittest import mock
 
 import jax
 
-from cnnjax import classification, cli
+from cnnjax import classification, launch
 from cnnjax.training import watchdog
 from tests import tiny_runs
 
 
 def main(workdir: str) -> None:
-    cli.start_jax()
+    launch.set_compilation_cache()
     answers = iter(["metrics of steps 1 to 5", "state of step 5"])
     device_get = jax.device_get
 
