@@ -3,6 +3,7 @@
 import sys
 
 from cnnjax import cli, config
+from cnnjax.cli.common import find_config
 
 SHORT = {"steps": 4, "data.train_images": 8, "data.test_images": 4, "sweep.trials": 2}
 """By the ending of a field's name."""
@@ -10,10 +11,10 @@ SHORT = {"steps": 4, "data.train_images": 8, "data.test_images": 4, "sweep.trial
 
 def shortened(arguments: list[str]) -> list[str]:
     """The arguments, and an override for each number of the config that `SHORT` has something smaller for."""
-    options, _ = cli._parser().parse_known_args(arguments)
+    options, _ = cli.parser().parse_known_args(arguments)
     if arguments[0] not in ("train", "depth", "ladder", "sweep"):
         return arguments
-    fields = config.flatten(config.load(cli._find(options.config)))
+    fields = config.flatten(config.load(find_config(options.config)))
     return [*arguments, *(f"--config.{field}={small}" for field, value in fields.items()
                           for ending, small in SHORT.items()
                           if f".{field}".endswith(f".{ending}") and type(value) is int and value > small)]

@@ -48,11 +48,11 @@ def test_help_exits_well(arguments, capsys):
 
 
 def test_the_old_name_of_an_option_is_taken_and_told(capsys):
-    options = cli._parser().parse_args(["detect", "a.png", "--least-score", "0.25"])
+    options = cli.parser().parse_args(["detect", "a.png", "--least-score", "0.25"])
     assert options.score_threshold == 0.25
     assert capsys.readouterr().err == ("--least-score is called --score-threshold now: the next version will not know "
                                        "its old name\n")
-    assert cli._parser().parse_args(["detect", "a.png"]).score_threshold is None
+    assert cli.parser().parse_args(["detect", "a.png"]).score_threshold is None
 
 
 def test_an_unknown_argument_is_refused(capsys):
@@ -78,15 +78,15 @@ def test_the_import_is_light():
     (["bench", "train", "--torch-python=~/x"], "torch_python")])
 def test_home_is_expanded_in_paths_on_the_command_line(arguments, option, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert getattr(cli._parser().parse_args(arguments), option) == tmp_path / "x"
+    assert getattr(cli.parser().parse_args(arguments), option) == tmp_path / "x"
 
 
 def test_home_is_expanded_in_lists_of_paths_and_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CNNJAX_CACHE", "~/c")
-    assert cli._parser().parse_args(["detect", "--workdir=w", "~/a.png", "b.png"]).images == [
+    assert cli.parser().parse_args(["detect", "--workdir=w", "~/a.png", "b.png"]).images == [
         tmp_path / "a.png", Path("b.png")]
-    assert cli._parser().parse_args(["sweep", "--against", "~/a"]).against == [tmp_path / "a"]
+    assert cli.parser().parse_args(["sweep", "--against", "~/a"]).against == [tmp_path / "a"]
     assert configs.cache_directory() == tmp_path / "c"
 
 

@@ -93,7 +93,7 @@ def test_commands_have_verbs_and_options_that_there_are(page):
         words = shlex.split(command, comments=True)[1:]
         with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
             try:
-                cli._parser().parse_args([word for word in words if not word.startswith("--config.")])
+                cli.parser().parse_args([word for word in words if not word.startswith("--config.")])
             except SystemExit as stopped:
                 refused += [f"{command}: {said.getvalue()}"] if stopped.code else []
     assert not refused

@@ -14,6 +14,7 @@ from PIL import Image
 
 from cnnjax import classification, cli, detection, fields, networks
 from cnnjax import config as configs
+from cnnjax.cli.common import load_config
 from cnnjax.configs import defaults
 from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.data import detection as detection_data
@@ -124,7 +125,7 @@ def used_by_a_classifier(classifier_run, tmp_path_factory):
             task.data().batches(0, 0, 1)
             list(task._batches("test"))
         with mock.patch.dict(os.environ):
-            cli._load(Namespace(config=str(TINY)), ["deterministic=True"], defaults.classification())
+            load_config(Namespace(config=str(TINY)), ["deterministic=True"], defaults.classification())
     return used | reads.kept(classifier_run)
 
 

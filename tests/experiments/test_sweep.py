@@ -19,8 +19,9 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from cnnjax import cli, fields
 from cnnjax import config as configs
+from cnnjax import fields
+from cnnjax.cli.config import fields_of
 from cnnjax.configs import defaults
 from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.errors import Interrupted, UserError
@@ -475,7 +476,7 @@ def test_a_sweep_of_detectors_without_sense_is_refused(override, message):
 def test_the_fields_of_sweeps_are_declared():
     configs.check(detector_sweep()[0], defaults.sweep(ladder_defaults.ladder()))
     for config in (tiny_runs.sweep(), detector_sweep()[0]):
-        known = fields.declared(cli.fields_of(config))
+        known = fields.declared(fields_of(config))
         assert {name for name in configs.flatten(config) if name not in known} == {
             name for name in configs.flatten(config) if name.startswith("model.") and name != "model.name"}
 
