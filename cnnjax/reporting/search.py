@@ -11,6 +11,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from cnnjax.reporting.tables import percent
+
 matplotlib.use("agg")
 
 Table = tuple[list[str], list[list[str]]]
@@ -44,10 +46,6 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
 def ranked(found: Trials) -> list[Mapping[str, Any]]:
     """The complete trials, the best first."""
     complete = [t for t in found.trials if t["state"] == "complete"]
@@ -63,7 +61,7 @@ def table(found: Trials) -> Table:
 
     def outcome(t: Mapping[str, Any]) -> str:
         return "diverged" if t.get("reason", "").startswith("diverged") else t["state"]
-    body = [[str(t["number"]), outcome(t), percent(t["last"]), percent(t.get(found.test)), str(t.get("steps", 0)),
+    body = [[str(t["number"]), outcome(t), percent(t["last"], 2), percent(t.get(found.test), 2), str(t.get("steps", 0)),
              *(short(t["params"].get(field, "-")) for field in fields)] for t in order]
     scores = [f"{words(name)} %" for name in (found.score, found.test)]
     return ["trial", "outcome", *scores, "steps", *(field.split(".")[-1] for field in fields)], body
@@ -81,7 +79,7 @@ def equal_cost(sweeps: Sequence[tuple[str, Any, Trials]]) -> Table:
         best = complete[0] if complete else {}
         body.append([name, options.sampler, options.pruner, str(len(paid.trials)), str(len(complete)),
                      f"{sum(t.get('steps', 0) for t in paid.trials):,}",
-                     percent(best.get("value")), percent(best.get(found.test))])
+                     percent(best.get("value"), 2), percent(best.get(found.test), 2)])
     score = sweeps[0][2].score
     return ["sweep", "sampler", "pruner", "trials", "complete", "steps", f"best {words(score)} %", "its test %"], body
 

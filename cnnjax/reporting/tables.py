@@ -1,5 +1,6 @@
 """Tables of text: to a terminal and to Markdown. HTML's are in `cnnjax.reporting.html`."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -26,6 +27,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def percent(share: float) -> str:
-    """A share in percent, or "-" where there is none (NaN), as the AP of a size that no object has."""
-    return "-" if share != share else f"{100 * share:.1f}"
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in percent, or "-" where there is none (None or NaN), as the AP of a size that no object has."""
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.{digits}f}"
