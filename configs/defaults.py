@@ -15,11 +15,11 @@ def classification() -> ConfigDict:
 def sweep(config: ConfigDict | None = None) -> ConfigDict:
     """A search over the config of a network or of a ladder of one detector, by default for the classifier of least
     error on images held out. The config file's `space` says where."""
-    from cnnjax.experiments import sweep as study  # what other commands need not import
+    from cnnjax.experiments import sweep_settings  # what other commands need not import
     if config is None:
         config = classification()
         config.data.validation = 5_000      # He et al. 2015, section 4.2, of CIFAR-10's 50,000
-    config.sweep = fields.defaults(study.FIELDS)
+    config.sweep = fields.defaults(sweep_settings.FIELDS)
     return config
 
 

@@ -22,7 +22,7 @@ from cnnjax.data import streaming, synthetic_digits
 from cnnjax.detection import backbones, pretraining, settings, stages
 from cnnjax.detection.backbones import Backbone
 from cnnjax.errors import UserError
-from cnnjax.experiments import depth, sweep
+from cnnjax.experiments import depth, sweep_settings
 from cnnjax.fields import Field
 from cnnjax.training import population, schedules
 from tests import reads, tiny_runs
@@ -147,10 +147,10 @@ def test_every_field_of_a_depth_study_is_used(depth_run, used_by_a_classifier):
 def test_every_field_of_a_sweep_is_used(sweep_run):
     with reads.recorded() as used:
         config = tiny_runs.sweep("sweep.sampler=tpe")
-        sweep.count(config, {})
-        sweep.SAMPLERS["tpe"](config.sweep, 0)
+        sweep_settings.count(config, {})
+        sweep_settings.SAMPLERS["tpe"](config.sweep, 0)
     used |= reads.kept(sweep_run)
-    assert unused({"sweep": sweep.FIELDS}, used, {f"sweep.{name}" for name in used}) == set()
+    assert unused({"sweep": sweep_settings.FIELDS}, used, {f"sweep.{name}" for name in used}) == set()
 
 
 def test_every_field_of_a_ladder_beside_those_of_its_detectors_is_used(ladder_run, used_by_a_classifier, tmp_path):

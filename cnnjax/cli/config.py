@@ -29,9 +29,9 @@ def show_config(options: argparse.Namespace, overrides: list[str]) -> None:
 def fields_of(config: ConfigDict) -> dict[str, Any]:
     """The declared fields of the kind of config that this is, by the groups that it has."""
     if "sweep" in config:
-        from cnnjax.experiments import sweep
+        from cnnjax.experiments import sweep_settings
         others = ConfigDict({name: value for name, value in config.items() if name != "sweep"})
-        return {**fields_of(others), "sweep": sweep.FIELDS}
+        return {**fields_of(others), "sweep": sweep_settings.FIELDS}
     if "study" in config:
         from cnnjax.experiments import depth
         return dict(depth.FIELDS)

@@ -25,8 +25,9 @@ from cnnjax.cli.config import fields_of
 from cnnjax.configs import defaults
 from cnnjax.configs.ladder import defaults as ladder_defaults
 from cnnjax.errors import Interrupted, UserError
-from cnnjax.experiments import launchers, sweep, trainable
+from cnnjax.experiments import launchers, sweep, sweep_queue, sweep_settings, sweep_worker, trainable
 from cnnjax.experiments import space as spaces
+from cnnjax.experiments.sweep_report import read_trials
 from cnnjax.reporting import search
 from cnnjax.training import workdir as workdirs
 from tests import tiny_runs
@@ -67,7 +68,7 @@ def test_a_grid_is_every_combination_once():
 ])
 def test_a_sweep_without_sense_is_refused(overrides, space, message):
     with pytest.raises(UserError) as error:
-        sweep.check(tiny_runs.sweep(*overrides), space)
+        sweep_settings.check(tiny_runs.sweep(*overrides), space)
     assert message in str(error.value)
 
 
@@ -80,7 +81,7 @@ def test_a_file_without_a_space_is_named(tmp_path, text):
 
 def test_the_project_s_sweeps_can_be_run():
     from cnnjax.configs.sweep import digits
-    sweep.check(digits.get_config(), digits.space())
+    sweep_settings.check(digits.get_config(), digits.space())
     configs.check(digits.get_config(), defaults.sweep())
 
 
@@ -99,7 +100,7 @@ def test_a_function_may_suggest_a_field_only_where_it_is_one():
     config = tiny_runs.sweep()
     with config.unlocked():
         del config.model.width, config.model.blocks
-    assert sweep.check(config, conditional) == ("validation_error", "min")
+    assert sweep_settings.check(config, conditional) == ("validation_error", "min")
     drawn = [values for _, values in spaces.draws(conditional)]
     assert {(v["model.name"], "model.width" in v) for v in drawn} == {("lenet5", False), ("resnet20", True)}
     assert all("share" not in v for v in drawn)
@@ -138,14 +139,15 @@ def test_a_function_without_sense_is_refused_in_one_line(tmp_path, name):
     text, message = FUNCTIONS[name]
     (tmp_path / "file.py").write_text(text)
     with pytest.raises(UserError) as error:
-        sweep.check(tiny_runs.sweep(), spaces.load(tmp_path / "file.py"))
+        sweep_settings.check(tiny_runs.sweep(), spaces.load(tmp_path / "file.py"))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_grid_of_a_function_is_refused():
     with pytest.raises(UserError, match=r"'grid', which needs a space\(\)"):
-        sweep.check(tiny_runs.sweep("sweep.sampler=grid"), lambda trial: {"seed": trial.suggest_int("seed", 0, 3)})
+        sweep_settings.check(tiny_runs.sweep("sweep.sampler=grid"),
+                             lambda trial: {"seed": trial.suggest_int("seed", 0, 3)})
 
 
 def test_a_value_that_goes_with_no_other_is_refused_and_one_that_goes_with_some_is_not():
@@ -154,8 +156,8 @@ def test_a_value_that_goes_with_no_other_is_refused_and_one_that_goes_with_some_
     with config.unlocked():
         del config.model.blocks
     with pytest.raises(UserError, match=r"nothing in the space goes with model.name='lenet5'.*space\(trial\)"):
-        sweep.check(config, space)
-    sweep.check(config, {**PAIRS, "batch_size": CategoricalDistribution((2, 8))})
+        sweep_settings.check(config, space)
+    sweep_settings.check(config, {**PAIRS, "batch_size": CategoricalDistribution((2, 8))})
 
 
 # Who gets which trial
@@ -169,15 +171,15 @@ class Sweep:
 
     def __init__(self, workdir):
         self.config, self.space = tiny_runs.sweep("sweep.trials=3"), RATES
-        sweep.begin(self.config, self.space, workdir, None, ("validation_error", "min"))
-        self.storage = sweep.open_storage(workdir, None)
-        self.study = sweep.open_study(workdir, self.config, self.storage)
+        sweep_queue.begin(self.config, self.space, workdir, None, ("validation_error", "min"))
+        self.storage = sweep_queue.open_storage(workdir, None)
+        self.study = sweep_queue.open_study(workdir, self.config, self.storage)
 
     def refill(self):
-        return sweep.refill(self.study, self.storage, self.config, self.space)
+        return sweep_queue.refill(self.study, self.storage, self.config, self.space)
 
     def take(self):
-        return sweep.take(self.refill(), self.storage)
+        return sweep_queue.take(self.refill(), self.storage)
 
     def states(self):
         return [(t.user_attrs["index"], t.state.name) for t in self.study.get_trials(deepcopy=False)]
@@ -203,7 +205,7 @@ def test_each_trial_is_taken_once(tmp_path):
 def test_a_queued_trial_that_two_workers_see_goes_to_one(tmp_path):
     one, two = Sweep(tmp_path), Sweep(tmp_path)
     seen = one.refill(), two.refill()
-    taken = sweep.take(seen[0], one.storage), sweep.take(seen[1], two.storage)
+    taken = sweep_queue.take(seen[0], one.storage), sweep_queue.take(seen[1], two.storage)
     assert [t.user_attrs["index"] for t in taken] == [0, 1]
 
 
@@ -232,9 +234,9 @@ def test_a_trial_that_gives_heartbeats_stays_with_its_worker(tmp_path, stale, mo
     trial = one.take()
     record, beats = one.storage.record_heartbeat, threading.Semaphore(0)
     monkeypatch.setattr(one.storage, "record_heartbeat", lambda number: (record(number), beats.release()))
-    monkeypatch.setattr(sweep, "HEARTBEAT", 0.1)
+    monkeypatch.setattr(sweep_queue, "HEARTBEAT", 0.1)
     stale()
-    with sweep.heartbeat(one.storage, trial):
+    with sweep_queue.heartbeat(one.storage, trial):
         assert all(beats.acquire(timeout=60) for _ in range(2))
         assert two.refill()[0].state == TrialState.RUNNING
     assert two.refill()[0].number == trial.number
@@ -261,21 +263,21 @@ def test_an_index_queued_by_two_workers_counts_once(tmp_path):
 
 
 def test_a_trial_that_loses_every_worker_fails_in_the_end(tmp_path, stale, monkeypatch):
-    monkeypatch.setattr(sweep, "RETRIES", 1)
+    monkeypatch.setattr(sweep_queue, "RETRIES", 1)
     one = Sweep(tmp_path)
     for _ in range(2):
         assert one.take().user_attrs["index"] == 0
         stale()
     assert one.refill()[0].state == TrialState.FAIL
     assert one.take().user_attrs["index"] == 1
-    sweep.save_trials(tmp_path, None, 3)
-    assert sweep.read_trials(tmp_path).trials[0]["reason"] == "its worker was lost 2 times"
+    sweep_queue.save_trials(tmp_path, None, 3)
+    assert read_trials(tmp_path).trials[0]["reason"] == "its worker was lost 2 times"
 
 
 def test_a_sweep_can_be_lengthened(tmp_path):
     one = Sweep(tmp_path)
     one.config.sweep.trials = 5
-    sweep.begin(one.config, one.space, tmp_path, None, ("validation_error", "min"))
+    sweep_queue.begin(one.config, one.space, tmp_path, None, ("validation_error", "min"))
     assert list(one.refill()) == [0, 1, 2, 3, 4]
     assert one.states() == [(i, "WAITING") for i in range(5)]
 
@@ -296,11 +298,11 @@ def test_the_study_of_another_version_is_refused(tmp_path, made):
 def test_the_database_lies_in_the_workdir_whatever_its_name(tmp_path, name):
     workdir = tmp_path / name
     workdir.mkdir()
-    study = optuna.create_study(storage=sweep.open_storage(workdir, None), study_name="s")
+    study = optuna.create_study(storage=sweep_queue.open_storage(workdir, None), study_name="s")
     study.enqueue_trial({})
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert [path.name for path in workdir.iterdir()] == ["sweep.db"]
-    assert len(optuna.load_study(storage=sweep.open_storage(workdir, None), study_name="s").trials) == 1
+    assert len(optuna.load_study(storage=sweep_queue.open_storage(workdir, None), study_name="s").trials) == 1
 
 
 # Whole sweeps
@@ -309,13 +311,13 @@ def test_the_database_lies_in_the_workdir_whatever_its_name(tmp_path, name):
 def cleared(monkeypatch):
     """How often programs were to be forgotten; they are kept, since what all tests use would be compiled again."""
     times = []
-    monkeypatch.setattr(sweep.jax, "clear_caches", lambda: times.append(1))
+    monkeypatch.setattr(sweep_worker.jax, "clear_caches", lambda: times.append(1))
     return times
 
 
 def assert_same_trials(workdir, undisturbed):
     """Every trial is complete, once, and left the rows of the sweep that nothing disturbed, byte for byte."""
-    ours, theirs = sweep.read_trials(workdir).trials, sweep.read_trials(undisturbed).trials
+    ours, theirs = read_trials(workdir).trials, read_trials(undisturbed).trials
     assert [(t["number"], t["state"], t["steps"]) for t in ours] == [(0, "complete", 20), (1, "complete", 20)]
     for a, b in zip(ours, theirs, strict=True):
         for name in ("params", "value", "intermediate"):
@@ -338,10 +340,10 @@ def test_a_killed_sweep_goes_on_without_a_lost_or_doubled_trial(tmp_path, sweep_
 @pytest.mark.slow
 def test_the_trial_of_a_killed_worker_is_taken_over(tmp_path, sweep_run, monkeypatch):
     (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
-    monkeypatch.setattr(sweep, "GRACE", 2)
-    sweep.begin(config, space, workdir, None, sweep.check(config, space))
+    monkeypatch.setattr(sweep_queue, "GRACE", 2)
+    sweep_queue.begin(config, space, workdir, None, sweep_settings.check(config, space))
     metrics = workdir / "trials" / "0000" / workdirs.METRICS
-    worker = subprocess.Popen([sys.executable, "-m", "cnnjax.experiments.sweep", str(workdir)], cwd=ROOT,
+    worker = subprocess.Popen([sys.executable, "-m", "cnnjax.experiments.sweep_worker", str(workdir)], cwd=ROOT,
                               env={**os.environ, "CNNJAX_CACHE": str(tmp_path)})
     while worker.poll() is None and (not metrics.exists() or metrics.read_text().count("\n") < 12):
         time.sleep(0.005)
@@ -358,7 +360,7 @@ def test_a_stopped_sweep_puts_its_trial_back_into_the_queue(tmp_path, sweep_run,
         sweep.run(config, space, tmp_path / "sweep")
     begun = time.monotonic()
     sweep.run(config, space, tmp_path / "sweep")
-    assert time.monotonic() - begun < sweep.GRACE, "it waited for a worker that is gone"
+    assert time.monotonic() - begun < sweep_queue.GRACE, "it waited for a worker that is gone"
     assert_same_trials(tmp_path / "sweep", sweep_run)
 
 
@@ -370,7 +372,7 @@ def test_a_worker_waits_for_the_folder_of_one_that_lives_after_all(tmp_path, swe
         tried.append(seconds)
         if len(tried) == 2:
             holder.close()
-    monkeypatch.setattr(sweep.time, "sleep", sleep)
+    monkeypatch.setattr(sweep_worker.time, "sleep", sleep)
     (workdir / "trials" / "0000").mkdir(parents=True)
     holder = (workdir / "trials" / "0000" / ".lock").open("a+")
     fcntl.flock(holder, fcntl.LOCK_EX)
@@ -382,7 +384,7 @@ def test_a_worker_waits_for_the_folder_of_one_that_lives_after_all(tmp_path, swe
 def test_pairs_that_cannot_be_run_are_told_and_passed_over(tmp_path, capsys, cleared):
     config = tiny_runs.sweep("sweep.sampler=grid")
     sweep.run(config, PAIRS, tmp_path / "sweep")
-    trials = sweep.read_trials(tmp_path / "sweep").trials
+    trials = read_trials(tmp_path / "sweep").trials
     assert [t["state"] for t in trials] == ["complete", "fail", "complete", "complete"]
     assert len(cleared) == 4
     assert "batch_size" in trials[1]["reason"]
@@ -400,9 +402,9 @@ def test_a_storage_that_goes_away_is_told_in_one_line(tmp_path, monkeypatch):
 
     def lost(*arguments):
         one.storage.engine.connect().exec_driver_sql("drop table trials")
-    monkeypatch.setattr(sweep, "run_trial", lost)
+    monkeypatch.setattr(sweep_worker, "run_trial", lost)
     with pytest.raises(UserError, match=r"the storage of the sweep in .*no such table.*; run the same command again"):
-        sweep.work(tmp_path, None, one.space)
+        sweep_worker.work(tmp_path, None, one.space)
 
 
 def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
@@ -414,7 +416,7 @@ def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
         if trial.number == 3:
             raise optuna.TrialPruned("for no reason")
     sweep.run(config, space, tmp_path / "sweep")
-    found = sweep.read_trials(tmp_path / "sweep")
+    found = read_trials(tmp_path / "sweep")
     assert [t["state"] for t in found.trials] == ["complete"] * 3 + ["pruned"]
     assert found.trials[3]["reason"] == "by the space for no reason"
     assert all(("model.shortcut" in t["params"]) == (t["params"]["model.name"] == "resnet20") for t in found.trials)
@@ -429,7 +431,7 @@ def test_a_conditional_sweep_runs_and_says_which_trial_had_what(tmp_path):
 def test_fine_tuning_is_swept(tmp_path, classifier_run):
     config = tiny_runs.sweep("sweep.sampler=grid", "model.blocks=(1,1)", f"init.weights={classifier_run}")
     sweep.run(config, {"init.freeze_norm": CategoricalDistribution((True, False))}, tmp_path / "sweep")
-    trials = sweep.read_trials(tmp_path / "sweep").trials
+    trials = read_trials(tmp_path / "sweep").trials
     assert [t["state"] for t in trials] == ["complete"] * 2
     assert configs.load(tmp_path / "sweep" / "best.json").init.weights == str(classifier_run)
 
@@ -450,7 +452,7 @@ def detector_sweep(*overrides):
 def test_a_detector_is_swept_by_its_map_on_validation_images(tmp_path, capsys):
     config, space = detector_sweep()
     sweep.run(config, space, tmp_path / "sweep")
-    found = sweep.read_trials(tmp_path / "sweep")
+    found = read_trials(tmp_path / "sweep")
     assert (found.score, found.end) == ("validation_map", "max")
     assert [(t["state"], t["steps"], list(t["intermediate"])) for t in found.trials] == [
         ("complete", 10, ["5", "10"])] * 2
@@ -469,7 +471,7 @@ def test_a_detector_is_swept_by_its_map_on_validation_images(tmp_path, capsys):
     ("sweep.pruner=some", "'sweep.pruner': found 'some', expected median, asha or none")])
 def test_a_sweep_of_detectors_without_sense_is_refused(override, message):
     with pytest.raises(UserError) as error:
-        sweep.check(*detector_sweep(override))
+        sweep_settings.check(*detector_sweep(override))
     assert message in str(error.value)
 
 
@@ -490,7 +492,7 @@ def test_a_score_that_is_no_number_ends_its_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(trainable.runs, "run", spoilt)
     config, space = tiny_runs.grid_sweep("steps=10")
     sweep.run(config, space, tmp_path / "sweep")
-    trials = sweep.read_trials(tmp_path / "sweep").trials
+    trials = read_trials(tmp_path / "sweep").trials
     assert [t["state"] for t in trials] == ["complete", "pruned"]
     assert trials[1]["reason"] == "diverged: the validation error is nan"
     assert "NaN" not in (tmp_path / "sweep" / "trials.json").read_text()
@@ -499,7 +501,7 @@ def test_a_score_that_is_no_number_ends_its_trial(tmp_path, monkeypatch):
 def test_a_finished_sweep_tells_the_best_and_is_not_run_again(tmp_path, sweep_run):
     (config, space), workdir = tiny_runs.grid_sweep(), tmp_path / "sweep"
     shutil.copytree(sweep_run, workdir)
-    trials = sweep.read_trials(workdir).trials
+    trials = read_trials(workdir).trials
     assert [t["params"]["optimizer.learning_rate"] for t in trials] == [0.01, 0.1]
     for t in trials:
         folder = workdir / "trials" / f"{t['number']:04d}"
@@ -517,7 +519,7 @@ def test_a_finished_sweep_tells_the_best_and_is_not_run_again(tmp_path, sweep_ru
     before = (workdir / "trials.json").read_bytes()
     sweep.run(config, space, workdir, against=[workdir])     # nothing is left to train
     if importlib.util.find_spec("submitit"):
-        launchers.slurm(sweep.work, (workdir, None, None), 2, workdir, {"cluster": "debug"})
+        launchers.slurm(sweep_worker.work, (workdir, None, None), 2, workdir, {"cluster": "debug"})
     assert (workdir / "trials.json").read_bytes() == before
     with pytest.raises(UserError, match=r"another config \(optimizer.momentum"):
         sweep.run(tiny_runs.grid_sweep("optimizer.momentum=0.5")[0], space, workdir)
@@ -531,7 +533,7 @@ def test_weak_trials_are_pruned_and_divergence_is_told(tmp_path):
     config = tiny_runs.sweep("sweep.sampler=grid", "sweep.pruner=asha", "steps=20", "eval_every=5")
     space = {"optimizer.learning_rate": CategoricalDistribution((0.05, 0.06, 1e-9, 1e-9, 1e30))}
     sweep.run(config, space, tmp_path / "sweep")
-    found = sweep.read_trials(tmp_path / "sweep")
+    found = read_trials(tmp_path / "sweep")
     trials = found.trials
     assert trials[0]["state"] == "complete"
     pruned = [t for t in trials[1:4] if t["state"] == "pruned"]
@@ -582,10 +584,10 @@ def test_workers_share_the_gpus(monkeypatch, workers, gpus, expected):
 
 def test_a_storage_out_of_reach_is_told_without_its_password(tmp_path):
     with pytest.raises(UserError) as error:
-        sweep.open_storage(Path(tmp_path), "sqlite:////nowhere/x.db")
+        sweep_queue.open_storage(Path(tmp_path), "sqlite:////nowhere/x.db")
     assert "unable to open database file" in str(error.value)
     with pytest.raises(UserError) as error:
-        sweep.open_storage(Path(tmp_path), "nonsense://user:secret@host/db")
+        sweep_queue.open_storage(Path(tmp_path), "nonsense://user:secret@host/db")
     assert "secret" not in str(error.value)
 
 

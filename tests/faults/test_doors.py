@@ -16,7 +16,7 @@ from cnnjax import cli, data, interop
 from cnnjax.data import decode, detection
 from cnnjax.detection import run as detector_runs
 from cnnjax.errors import UserError
-from cnnjax.experiments import sweep
+from cnnjax.experiments import sweep_queue
 from cnnjax.training import loop
 from cnnjax.training.checkpoints import Checkpoints
 from tests.conftest import ROOT, compilations
@@ -44,7 +44,7 @@ def refused(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(loop, "fit", fit)
     monkeypatch.setattr(detector_runs, "train_and_test", reached)
-    monkeypatch.setattr(sweep, "open_study", reached)
+    monkeypatch.setattr(sweep_queue, "open_study", reached)
 
     def run(*arguments):
         with compilations() as compiled:
