@@ -154,7 +154,7 @@ def evaluate(workdir: Path, split: str, step: int | None = None, overrides: Sequ
 def report(workdir: Path, split: str = "test", step: int | None = None, overrides: Sequence[str] = (), *,
            answers: bool = True) -> Path:
     """Writes `report.html` of a run: its curves so far and, with `answers`, what its network makes of a split: errors
-    by class, confusions, calibration, the surest mistakes. Raises UserError as `evaluate`."""
+    by class, confusions, calibration, the most confident mistakes. Raises UserError as `evaluate`."""
     from cnnjax.reporting import classifier as reporting  # Matplotlib is slow to import, and training does without
     from cnnjax.reporting import html
     figures = workdir / "figures"

@@ -143,7 +143,7 @@ def import_function(field: str, name: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), function)
         needed = [p.name for p in inspect.signature(found).parameters.values()
                   if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    except Exception as error:          # what the module's own code raises is the user's to mend too
+    except Exception as error:          # what the module's own code raises is for the user to correct too
         raise UserError(f"config field {field!r}: found {name!r}, which cannot be imported ({type(error).__name__}: "
                         f"{one_line(error)})") from error
     if needed:
@@ -153,8 +153,8 @@ def import_function(field: str, name: str) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def user_code(path: Path, passing: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-    """Tells what the code of a config file raises, whatever it is but `passing`, by a UserError: it is the user's to
-    mend."""
+    """Tells what the code of a config file raises, whatever it is but `passing`, by a UserError: for the user to
+    correct."""
     try:
         yield
     except passing:

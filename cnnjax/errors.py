@@ -11,7 +11,7 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 class UserError(Exception):
-    """A mistake in a config, file or command. Its message is one line that names the field or file and the mend.
+    """A mistake in a config, file or command. Its message is one line that names the field or file, and what to do.
 
     The command line prints the message alone and exits with status 2.
     """

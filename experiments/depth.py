@@ -102,7 +102,7 @@ def population_config(config: ConfigDict, group: Sequence[Cell]) -> ConfigDict:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError naming the field for a study that has no sense."""
+    """Raises UserError naming the field for a study that cannot be run."""
     for field in ("kinds", "depths", "seeds"):
         values = config.study[field]
         if not values or len(set(values)) < len(values):

@@ -1,4 +1,4 @@
-"""The ladder of detectors on the same images and backbone, and what each step bought.
+"""The ladder: detectors trained one after the other on the same images and backbone, compared in accuracy and time.
 
 It is a list of configs of one detector, each a cell of its own in `WORKDIR/cells`, so that a study that was stopped
 goes on where it was. The report is made from the files of the cells alone: `report(workdir)` makes it again without
@@ -93,7 +93,7 @@ def report(workdir: Path) -> Path:
     title = f"The ladder of detectors, {data['train']} images to train, {data['test']} to test"
     parts = [html.image(figures / "ladder.png", "mAP over seconds an image, a line for each family."),
              html.table(*main)]
-    parts += [html.heading("What each rung bought"), *map(html.paragraph, sentences)]
+    parts += [html.heading("Each detector against the one before it"), *map(html.paragraph, sentences)]
     parts += [html.heading("AP50 of each class, %"), html.table(*classes)]
     parts += [html.heading("Recall of proposals at IoU 0.5, %"), html.table(*recall)]
     for name, result in results.items():
@@ -169,7 +169,7 @@ def recall_table(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def verdict(results: dict[str, dict[str, Any]]) -> list[str]:
-    """What each detector of a family bought against the one before, three sentences of its numbers: the time of an
+    """What each detector of a family gained over the one before, three sentences of its numbers: the time of an
     image, the accuracy, and what its training took."""
     told = []
     for before, after in (pair for members in families(results).values() for pair in pairwise(members)):

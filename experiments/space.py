@@ -118,7 +118,7 @@ def check(config: ConfigDict, space: Space, quick: Callable[[ConfigDict], object
           whole: Callable[[ConfigDict], R]) -> R:
     """What `whole` gives for some config of the space; both checks raise UserError for a config that cannot be run.
 
-    Raises UserError for a config that cannot be run as it stands, and for a space that has no sense: an unknown field,
+    Raises UserError for a config that cannot be run as it stands, and for a space that is invalid: an unknown field,
     a value of another type, or an end of a range that belongs to no config that can be run. That some values do not go
     together is found when their trial comes.
     """

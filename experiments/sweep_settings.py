@@ -40,8 +40,8 @@ FIELDS: Fields = {
 
 
 def check(config: ConfigDict, space: Space) -> tuple[str, str]:
-    """The score that the sweep chooses by, and its better end. Raises UserError naming the field for a sweep that has
-    no sense."""
+    """The score that the sweep chooses by, and its better end. Raises UserError naming the field for a sweep that
+    cannot be run."""
     fields.check_values(config.sweep, FIELDS, "sweep.")
     launchers.options(config.sweep.launch)
     count(config, space)

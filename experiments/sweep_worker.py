@@ -40,11 +40,12 @@ STORAGE = "CNNJAX_STORAGE"
 
 
 def work(workdir: Path, url: str | None = None, space: Space | Path | None = None) -> None:
-    """Runs trials of the sweep in `workdir` until all are finished, by whomever.
+    """Runs trials of the sweep in `workdir` until all are finished, by this worker or others.
 
     `space` is the sweep's, or its config file; None: the distributions that are kept with the study. What stops a run
-    stops the worker, with the trial back in the queue: Interrupted, and UserError for what the user can mend. A config
-    that cannot be run, a loss that is no number, or a network that does not fit the memory, ends only its trial.
+    stops the worker, with the trial back in the queue: Interrupted, and UserError for what the user can correct. A
+    config that cannot be run, a loss that is not finite, or a network that does not fit the memory, ends only its
+    trial.
     """
     config = workdirs.read_config(workdir)
     storage = sweep_queue.open_storage(workdir, url)
@@ -56,7 +57,7 @@ def work(workdir: Path, url: str | None = None, space: Space | Path | None = Non
         space = spaces.load(space)
         if spaces.to_json(space) != kept:
             raise UserError(f"the space of the sweep in {workdir} has changed since it was begun")
-    check(config, space)                    # what ails all trials here, such as images that are not there, fails none
+    check(config, space)        # what every trial would fail by, such as missing images, ends the worker instead
     try:
         _work(config, space, workdir, study, storage)
     except optuna.exceptions.StorageInternalError as error:
@@ -138,7 +139,7 @@ def _outcome(config: ConfigDict, space: Space, folder: Path, trial: optuna.Trial
         try:
             result = train(folder, on_eval)
             break
-        except workdirs.InUse:          # by a worker that lives after all, and stops at its next evaluation
+        except workdirs.InUse:          # a worker thought lost still runs; it stops at its next evaluation
             time.sleep(1)
         except optuna.TrialPruned:
             return TrialState.PRUNED, None, None

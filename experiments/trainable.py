@@ -1,4 +1,4 @@
-"""Trainings that a sweep can try: of a classifier or of a detector, told apart by the config here alone."""
+"""What a sweep can train: a classifier or a detector. No other part of a sweep tells them apart."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""Why depth hurts: what a depth study's report measures on its trained networks, and the sections it shows."""
+"""Measurements on a depth study's trained networks that explain why deep plain ones are worse, and their report."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -43,8 +43,8 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
 def add_eval(subparsers: Subparsers) -> None:
     parser = subcommand(
         subparsers, "eval", evaluate, "a checkpoint on a split: its error, and report.html with errors by class, "
-        "confusions, calibration, surest mistakes; of a detector: AP, precision and recall, confusions, best and worst",
-        workdir=REQUIRED)
+        "confusions, calibration, most confident mistakes; of a detector: AP, precision and recall, confusions, best "
+        "and worst", workdir=REQUIRED)
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--step", type=int, help="of the checkpoint; default: the best on validation, else the last")
 

@@ -1,4 +1,4 @@
-"""Images for classification: where they come from, how they reach the device, how they are augmented there.
+"""Data sets for classification: loaded by name, batched, augmented. Those for detection: `cnnjax.data.detection`.
 
 `load(config.data, seed)` reads a source by name into a `Dataset`; `cnnjax.data.batching` brings it to the device and
 `cnnjax.data.augment` shuffles, crops and flips inside the training step.
@@ -49,7 +49,7 @@ def load(config: Mapping[str, Any] | ConfigDict, seed: int) -> Dataset:
     What is there and not used stands in `left_out`, a line each, and what was chosen in `notes`; whoever starts a run
     says both. `seed` only draws the images that `test_share` and `validation` hold out; a source's own split never
     depends on it. With `validation` the training images that stay are copied into memory; a memory-mapped set is
-    otherwise left on disk. Raises `UserError` for whatever the user can mend: an unknown name, missing or broken files,
+    otherwise left on disk. Raises `UserError` for what the user can correct: an unknown name, missing or broken files,
     a field out of range.
     """
     options = ConfigDict({name: config.get(name, field.default) for name, field in FIELDS.items()})

@@ -1,7 +1,7 @@
-"""What readers of annotated images give (`voc`, `coco`, `yolo`, ...): images and objects by split, faults by file.
+"""Annotations of detection data sets as their readers (`voc`, `coco`, ...) return them, and the choice of splits.
 
-Formats differ in where the files lie and how a box is written; which splits a run uses, and what becomes of a fault, is
-decided here for all of them.
+Formats differ in where the files are and how a box is written; which splits a run uses, and whether a fault stops it or
+is skipped, is decided here for all of them.
 """
 
 import math
@@ -68,7 +68,7 @@ def object_of(where: str, name: str, bbox: Any, area: Any = None, crowd: Any = N
 
 
 class Faults:
-    """What is said of a data set: faults, which stop the reading or are skipped; what is left out; what was chosen."""
+    """Messages on a data set: faults, which stop the reading or are skipped; what is left out; what was chosen."""
 
     def __init__(self, on_error: str) -> None:
         if on_error not in ("stop", "skip"):
@@ -82,7 +82,7 @@ class Faults:
         """Raises UserError naming file and reason, or notes that they were skipped."""
         line = " ".join(f"{file}: {reason}".splitlines())
         if self.on_error == "stop":
-            raise UserError(f"{line}; mend the file or set data.on_error=skip")
+            raise UserError(f"{line}; correct the file or set data.on_error=skip")
         self.skipped.append(line)
 
     def left_out(self, line: str) -> None:

@@ -1,4 +1,4 @@
-"""From annotations as they were read to a split of images: each image is probed, and what is wrong is told or left out.
+"""Build a detection data set from its annotations: every image is decoded once, faulty ones are reported or left out.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ def read_annotated(path: Path, size: tuple[int, int]) -> np.ndarray:
     pixels = np.asarray(decode.to_rgb(image, name, stored != size))
     if pixels.shape[:2] != size:
         raise UserError(f"{path}: the image is {pixels.shape[1]}x{pixels.shape[0]}, its annotation has another size; "
-                        "mend it, or set data.verify and data.on_error=skip")
+                        "correct it, or set data.verify and data.on_error=skip")
     return pixels
 
 

@@ -1,4 +1,4 @@
-"""Batches of images in memory: kept whole on the device, or streamed from the memory map; once each to evaluate.
+"""Batches of classification images: gathered on the device, or streamed from a memory-mapped file.
 
 Both ways give the batch of a step as a pure function of (key, step), and the same one.
 """

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk as memory-mapped arrays, one folder a content.
+"""Disk cache of decoded images: memory-mapped arrays in folders named by a hash of all that they were made from.
 
 A folder is written under another name and renamed when it is whole, so a half-written one is never read; of two
 processes that write the same one the first to finish wins, and both read the same.

@@ -1,4 +1,4 @@
-"""Images of any size on canvases of a few static sizes, and their boxes moved along."""
+"""Resize images of any size onto canvases of a few static sizes, padded with 0, and scale their boxes alike."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Detection sets in COCO's JSON, as COCO itself lays them out and as annotation tools export them.
+"""Reader of detection data sets in COCO's JSON, as COCO itself lays them out and as annotation tools export them.
 
 A split is `annotations/instances_<split>.json`, or any JSON file of its name, or the one in the folder of its name
 (`train/_annotations.coco.json`); a single file of no split's name is the whole set.

@@ -177,7 +177,7 @@ class Done(NamedTuple):
 
 
 def work(connection: Connection, source: Any, recipe: Recipe, memory: Any, slots: int, batch_size: int) -> None:
-    """The life of a worker process: does each `Task` that comes, until its parent closes the connection or dies.
+    """The main loop of a worker process: does each `Task` that comes, until its parent closes the connection or dies.
 
     `source` has `len()` and `read(i) -> (bytes, label, name)`, as `Files`; `memory` is shared, `slots` batches of
     `batch_size` examples.
@@ -208,7 +208,7 @@ def do(task: Task, source: Any, recipe: Recipe, batch: np.ndarray) -> Done:
                 break
             except decode.BadImage as error:
                 if not recipe.skip:
-                    return Done(task.slot, task.row, [], [], [], f"{error}; mend or remove it, or set "
+                    return Done(task.slot, task.row, [], [], [], f"{error}; correct or remove it, or set "
                                                                  "data.on_error='skip'")
                 skipped.append(str(error))
                 label, tries, index = 0, tries + 1, (index + 1) % len(source)

@@ -1,4 +1,4 @@
-"""Tables of image files and their classes: CSV with ",", ";" or tabs between, with a header or without.
+"""Reader of tables of image files and their classes: CSV with ",", ";" or tabs between, with a header or without.
 
 `path` is the table or the folder of it: `train.csv` and `test.csv` (or `val.csv`), one in the folder of each split, or
 a single one, whose column `split` may tell them apart.

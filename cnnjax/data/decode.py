@@ -1,4 +1,4 @@
-"""Image files to uint8 arrays, with every way in which a file can be wrong told in one line."""
+"""Decode image files to uint8 arrays; a file that cannot be decoded is reported in one line."""
 
 import contextlib
 import io
@@ -163,7 +163,7 @@ def decode_all(count: int, image_at: Callable[[int], np.ndarray], name_at: Calla
             return image_at(i)
         except BadImage as error:
             if on_error == "stop":
-                raise BadImage(f"{error}; mend or remove it, or set data.on_error='skip'") from None
+                raise BadImage(f"{error}; correct or remove it, or set data.on_error='skip'") from None
             skipped[i] = str(error)
             return None
 
@@ -172,7 +172,7 @@ def decode_all(count: int, image_at: Callable[[int], np.ndarray], name_at: Calla
         raise UserError(f"none of the {count} images can be read; the first: {skipped[0]}")
     shape = image_at(first).shape
     size, free = count * math.prod(shape), shutil.disk_usage(target.parent).free
-    if size > free:     # a mapped file that outgrows its disk ends the process without a word
+    if size > free:     # writing a mapped file to a full disk kills the process without an error
         raise UserError(f"data.cache: {count} images of {_size(shape)} take {size / 1e9:,.1f} GB decoded, but "
                         f"{target.parent.parent} has {free / 1e9:,.1f} GB left; name another folder in data.cache or "
                         "CNNJAX_CACHE, or set data.image_size or data.streamed")

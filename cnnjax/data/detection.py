@@ -1,4 +1,4 @@
-"""Data sets for detection by the config's group `data`: read from their files, split, and some images held out.
+"""Load the detection data set that a config's group `data` describes: read, split, and some images held out.
 
 Whatever the source (`READERS`, `voc_tfds`, `scatter`), a split becomes a `DetectionSet`. What is wrong with an image or
 a box is refused by file name and reason, or skipped, counted and listed, as `data.on_error` says.

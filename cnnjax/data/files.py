@@ -1,4 +1,4 @@
-"""Folders and text files as people leave them: names of splits, hidden files, broken links, byte order marks."""
+"""Find and read files of data sets: synonyms of split names, hidden files, broken links, byte order marks."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The format of a data set by its files: what `data.source=auto` stands for."""
+"""Detect the format of a data set from its files, for `data.source=auto`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A test split drawn by seed, for data that come without one."""
+"""Draw a test split by seed, for data sets that come without one."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Image folders of Hugging Face: `metadata.jsonl` or `metadata.csv` beside the images or in the folder of each split.
+"""Reader of Hugging Face's image folders: `metadata.jsonl` or `.csv` beside the images or in each split's folder.
 
 `file_name` is relative to the metadata. For classification the class is in `label`; for detection `objects` holds
 lists: `bbox`, each `[x, y, width, height]` in pixels, and `category` (or `categories`), and perhaps `area`.

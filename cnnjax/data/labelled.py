@@ -1,4 +1,4 @@
-"""Rows of (image file, label), as tables and metadata files have them, to lists of files by split and class."""
+"""Group rows of (image file, label), read from tables and metadata files, into lists of files by split and class."""
 
 from collections.abc import Sequence
 from pathlib import Path

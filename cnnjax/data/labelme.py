@@ -1,4 +1,4 @@
-"""Detection sets of LabelMe: a JSON file an image, beside it or where its `imagePath` leads from.
+"""Reader of detection data sets of LabelMe: a JSON file for each image, whose `imagePath` leads to the image.
 
 Splits are the folders on the way to a JSON file that have a split's name; without such there are none.
 """

@@ -1,4 +1,4 @@
-"""What is done to an image file before a classifier sees it: which part, at which size, and its colours."""
+"""Preprocess image files for a trained classifier: decode, resize, crop; its mean and standard deviation."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The sources of images by name. A source is a function from the `data` config to `Splits`.
+"""The sources of classification images by name. A source is a function from the `data` config to `Splits`.
 
 `digits` comes with scikit-learn and needs no network; `folder`, `csv`, `huggingface`, `tar` and `idx` read files, and
 `auto` is the one of them whose files lie at the path; every other name is one of TensorFlow Datasets.

@@ -1,7 +1,7 @@
-"""Photographs of any size from disk to batches, at ImageNet's scale: decoded, cropped and flipped by worker processes.
+"""Stream photographs of any size from disk, at ImageNet's scale: decoded, cropped and flipped by worker processes.
 
-For what `cnnjax.data.load` cannot hold decoded. The batch of a step is a pure function of (key, step): any number of
-workers gives the same, and a run goes on from its step number alone.
+For data sets that are too large to be kept decoded, as `cnnjax.data.load` does. The batch of a step is a pure function
+of (key, step): any number of workers gives the same, and a run goes on from its step number alone.
 """
 
 import math

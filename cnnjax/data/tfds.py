@@ -1,4 +1,4 @@
-"""The image classification sets of TensorFlow Datasets, prepared once as array_record and read without TensorFlow."""
+"""Reader of TensorFlow Datasets' image classification sets, prepared once as array_record, read without TensorFlow."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Detection sets of VOC's XML: in the layout of PASCAL VOC, in a folder a split, or beside the images.
+"""Reader of detection data sets in VOC's XML: in PASCAL VOC's layout, in a folder for each split, or beside the images.
 
 Splits are the lists of `ImageSets/Main/<split>.txt`, of `ImageSets` or of the folder itself; without lists, the folders
 on the way to an XML file that have a split's name (train, valid, ...); without either there are none.
@@ -27,8 +27,8 @@ def read(root: Path, faults: Faults) -> Source:
     """The splits below `root`. Classes are not given: they are the names of the objects.
 
     VOC's boxes are 1-based and include their last pixel: `(xmin, ymin, xmax, ymax)` becomes
-    `(xmin - 1, ymin - 1, xmax, ymax)` here and nowhere else. A box with `xmax <= xmin` is a slip of the annotation, not
-    one pixel. An XML file's image has its name and any suffix; of several the one that its <filename> names; one of
+    `(xmin - 1, ymin - 1, xmax, ymax)` here and nowhere else. A box with `xmax <= xmin` is a mistake of the annotation,
+    not one pixel. An XML file's image has its name and any suffix; of several the one that its <filename> names; one of
     another name may be named there. Raises UserError where there is no annotation.
     """
     folder = _Folder(root, files.walk(root))

@@ -1,4 +1,4 @@
-"""VOC 2007 as tensorflow-datasets prepared it, as array_record."""
+"""Reader of VOC 2007 as TensorFlow Datasets prepares it (array_record)."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def read(path: str, train_split: str, test_split: str,
          faults: Faults) -> tuple[DetectionSet, DetectionSet, tuple[str, ...]]:
     """The two splits and VOC's classes, from the folder `path` in which TFDS prepares its sets.
 
-    TFDS divides the 1-based corners by the size of the image and nothing else, so they are mended as in `voc`.
+    TFDS divides the 1-based corners by the size of the image and nothing else, so they are converted as in `voc`.
     Raises UserError where it is not prepared.
     """
     if not any(user_path(path).glob("voc/2007/*/dataset_info.json")):

@@ -1,4 +1,4 @@
-"""Detection sets in YOLO's text files: a line an object, `class cx cy width height` in shares of the image's sides.
+"""Reader of detection data sets in YOLO's text files: `class cx cy width height` of each object, in image shares.
 
 The splits and class names stand in a YAML file (data.yaml); without one, splits are lists (train.txt) or folders of
 their name, and names stand in classes.txt or *.names, a line each.

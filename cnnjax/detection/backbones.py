@@ -1,4 +1,4 @@
-"""Backbones: a network up to some of its stages, which gives levels, and a head over pooled RoIs that fits it.
+"""Backbones: a classifier up to some of its stages, which gives feature maps, and its last layers as a head over RoIs.
 
 Levels are `{name: (features (N, h, w, C), stride)}`, fine before coarse, the stride in pixels a cell and static. Their
 parameters carry the names of the classifier that they come from.

@@ -1,4 +1,4 @@
-"""A detector on one image of any size: resized, detected, and the boxes mapped back to the image, timed."""
+"""Run a detector on one image of any size: resize, detect, map the boxes back to the image; timed by part."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From class scores and box deltas of RoIs to detections: decode, clip, threshold, NMS per class."""
+"""Postprocess class scores and box deltas of RoIs into detections: decode, clip, threshold, NMS per class."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""What a detector is trained from: a detector's weights, a classifier's, or a backbone trained on windows of the
-training images."""
+"""Initial weights of a detector: another detector's, a classifier's, or those of a pre-trained backbone."""
 
 import zlib
 from collections.abc import Mapping, Sequence

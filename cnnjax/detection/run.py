@@ -1,4 +1,4 @@
-"""One detector from data to its report: trained, tested on images that it was not trained on, and shown."""
+"""Train one detector, test it on held-out images, and write its report."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""A detector's training as a list of stages: each sees what the earlier ones made, and is kept whole.
+"""A detector's training as a list of stages: each starts from the results of the earlier ones and saves its own.
 
 Most detectors have one stage. R-CNN and SPP-net fit SVMs after fine-tuning, Faster R-CNN's alternating training has
 four, and all may begin with a backbone that was trained before.

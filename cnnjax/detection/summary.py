@@ -1,4 +1,4 @@
-"""What a detector's network consists of, read from the network itself: see `cnnjax.models.summary`."""
+"""The layers of a detector's network with shapes and parameters, for `cnnjax summary`: see `cnnjax.models.summary`."""
 
 import inspect
 from typing import Any

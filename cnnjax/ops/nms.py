@@ -34,7 +34,7 @@ def _suppresses(a: jax.Array, b: jax.Array, threshold: jax.Array) -> jax.Array:
     """Which of the boxes a, (rows, n), overlap which of b, (rows, m), too much: `(n, m)`.
 
     Rows are x1, y1, x2, y2, area, place and, if there are classes, class. The operations and their order are
-    torchvision's, so that the last bit is the same; areas come ready, lest they be fused into the sum below.
+    torchvision's, so that the last bit is the same; areas come ready, so that they are not fused into the sum below.
     """
     a, b = a[:, :, None], b[:, None, :]
     width = jnp.maximum(jnp.minimum(a[2], b[2]) - jnp.maximum(a[0], b[0]), 0)

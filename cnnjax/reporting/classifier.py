@@ -1,4 +1,4 @@
-"""The report of a classifier: its curves, its errors by class, confusions, calibration and surest mistakes."""
+"""The report of a classifier: its curves, its errors by class, confusions, calibration and most confident mistakes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def curves_part(rows: Sequence[Mapping[str, Any]], figures: Path) -> list[str]:
 
 def answers_part(probabilities: np.ndarray, labels: np.ndarray, classes: Sequence[str], split: str,
                  pictures: Mapping[int, np.ndarray], figures: Path) -> list[str]:
-    """What a network made of a split: `probabilities` (N, K), `labels` (N,), `pictures` of examples by their number."""
+    """How a network classified a split: `probabilities` (N, K), `labels` (N,), `pictures` of examples by number."""
     reliable = scores.calibration(probabilities, labels)
     counts = scores.confusion_matrix(probabilities, labels)
     low, high = scores.wilson_interval(int(np.sum(probabilities.argmax(1) != labels)), len(labels))
@@ -64,7 +64,7 @@ def answers_part(probabilities: np.ndarray, labels: np.ndarray, classes: Sequenc
         tiles = [(pictures[i], classes[labels[i]], f"{classes[probabilities[i].argmax()]} "
                   f"{100 * probabilities[i].max():.0f} %") for i in mistakes]
         mistakes_picture(tiles).save(figures / "mistakes.png")
-        parts += [html.heading("The surest mistakes"), html.image(
+        parts += [html.heading("The most confident mistakes"), html.image(
             figures / "mistakes.png", "Above the image its class, below what it was called and how surely.")]
     return parts
 

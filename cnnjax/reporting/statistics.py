@@ -1,4 +1,4 @@
-"""Means over seeds and their confidence intervals, and whether a difference is shown."""
+"""Confidence intervals of means over seeds, of shares of examples, and of differences between means."""
 
 import math
 from collections.abc import Sequence

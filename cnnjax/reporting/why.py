@@ -1,4 +1,4 @@
-"""Pictures of why depth hurts: plain beside residual networks, all panels of a picture on one scale."""
+"""Figures on why deep plain networks train worse: loss surfaces, layer statistics, removed blocks, gradients."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

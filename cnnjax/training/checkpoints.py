@@ -1,5 +1,6 @@
-"""Checkpoints by Orbax: the state, what the loop keeps on the host, and a checksum of it all. The only module that
-knows Orbax.
+"""Save and restore checkpoints by Orbax: training state, the history kept on the host, and a checksum of both.
+
+The only module that uses Orbax.
 
 A checkpoint becomes visible by one rename, so that a half-written one is never read; one whose bytes were changed since
 is found by its checksum and passed over for the one before it.

@@ -1,4 +1,4 @@
-"""The rows of a run: metrics read off the devices one dispatch behind, written to files, trackers and the terminal."""
+"""The metrics of a run: fetched from the devices one dispatch late, written to files, trackers and the terminal."""
 
 import math
 import time

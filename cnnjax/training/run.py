@@ -1,4 +1,4 @@
-"""A run: a task trained in a workdir, its result, and `run.json`, which holds what using the network needs."""
+"""Train a task in a workdir; write its result and `run.json`, which holds what using the trained network needs."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The training state: parameters, optimizer state, batch statistics, step; the random keys and learning rate of it."""
+"""The training state (parameters, optimizer state, batch statistics, step), its random keys and its learning rate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""The training step and the evaluation over all devices. The only module that knows of `pmap`.
+"""The training step and the evaluation over all devices. The only module that uses `pmap`.
 
 The state is replicated and unstacked (`in_axes=None`): no leading device axis, no `x[0]`. One device is the same code.
 """
@@ -137,7 +137,7 @@ def train_dispatch(loss_fn: LossFn, optimizer: Optimizer, get_batch: GetBatch, l
 
     looped = jax.pmap(loop, axis_name=AXIS, in_axes=(None, None, 1, None), out_axes=(None, None), donate_argnums=0)
     if on_device:
-        nothing = jnp.zeros((length, jax.local_device_count()), bool)       # pmap wants an argument that is mapped
+        nothing = jnp.zeros((length, jax.local_device_count()), bool)       # pmap needs an argument that is mapped
         return lambda state, data, count: looped(state, data, nothing, np.int32(count))
     return lambda state, data, count: looped(state, None, data, np.int32(count))
 
@@ -179,7 +179,7 @@ def batch_of_each_device(get_batch: GetBatch) -> Callable[[State, Any], Any]:
     @partial(jax.pmap, axis_name=AXIS, in_axes=(None, None, 0))
     def batch(state: State, data: Any, _: Any) -> Any:
         return get_batch(data, jax.random.key(state.seed), state.step, lax.axis_index(AXIS), lax.axis_size(AXIS))
-    nothing = np.zeros(jax.local_device_count())                            # pmap wants an argument that is mapped
+    nothing = np.zeros(jax.local_device_count())                            # pmap needs an argument that is mapped
     return lambda state, data: batch(state, data, nothing)
 
 
@@ -206,7 +206,7 @@ def local_share(batch: Any) -> Any:
 
 
 def replicate(tree: Any) -> Any:
-    """The tree on every local device, as `pmap` wants a replicated argument, so that no call copies it again."""
+    """The tree on every local device, as `pmap` takes a replicated argument, so that no call copies it again."""
     return _put(tree, jax.sharding.PartitionSpec())
 
 

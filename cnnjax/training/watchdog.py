@@ -1,4 +1,4 @@
-"""Ends a run whose devices no longer answer: threads of several devices can come to wait for each other for ever."""
+"""Watchdog: ends a run whose devices no longer answer, since the threads of several devices can deadlock."""
 
 import math
 import threading

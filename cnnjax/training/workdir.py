@@ -1,4 +1,4 @@
-"""The workdir of a run: its config, its lock, its rows of metrics. All that is shown of a run is read from here.
+"""The workdir of a run: its config, its lock, its files of metrics. Reports read all they show from here.
 
 `metrics.jsonl` holds what the config determines, so that two runs of one config give the same bytes; `timing.jsonl`
 holds what the machine determines.
@@ -63,7 +63,7 @@ def claim(workdir: Path, config: ConfigDict, may_change: Sequence[str] = ()) -> 
         try:
             yield
         except UserError:
-            # Nothing was begun: with the mistake mended the same workdir serves.
+            # Nothing was begun: the workdir can be used again once the mistake is corrected.
             if new and not any(path.is_dir() for path in workdir.iterdir()):
                 for name in ("config.json", "run.json", "data.json", ".lock"):
                     (workdir / name).unlink(missing_ok=True)
@@ -129,7 +129,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             rows[-1]["step"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {len(rows) + 1} is not a row of JSON with a step "
-                            f"({type(error).__name__}: {error}); mend or remove it") from error
+                            f"({type(error).__name__}: {error}); correct or remove it") from error
     return rows
 
 

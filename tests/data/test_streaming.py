@@ -198,7 +198,7 @@ def broken(tmp_path):
 def test_a_broken_photograph_is_named_or_skipped(broken):
     photographs = streaming.open_folder(str(broken))
     with streaming.training_batches(photographs.train, KEY, 8, 16, workers=1) as batches, \
-            pytest.raises(UserError, match=r"train/a/2.jpg is empty \(0 bytes\); mend or remove it, or set "):
+            pytest.raises(UserError, match=r"train/a/2.jpg is empty \(0 bytes\); correct or remove it, or set "):
         next(batches)
     assert not multiprocessing.active_children()
     with streaming.training_batches(photographs.train, KEY, 8, 16, workers=1, on_error="skip") as batches, \

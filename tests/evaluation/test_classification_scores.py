@@ -35,7 +35,7 @@ def test_calibration_of_two_bins():
     assert found.error == pytest.approx(0.2 * 0.5 + 0.8 * 0.0)
 
 
-def test_the_surest_mistakes_come_first():
+def test_the_most_confident_mistakes_come_first():
     np.testing.assert_array_equal(scores.confident_mistakes(PROBABILITIES, LABELS, 5), [4, 2])
     np.testing.assert_array_equal(scores.confident_mistakes(PROBABILITIES, LABELS, 1), [4])
     assert len(scores.confident_mistakes(PROBABILITIES[:2], LABELS[:2], 5)) == 0

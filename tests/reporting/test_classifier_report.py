@@ -23,7 +23,8 @@ def test_eval_tells_the_error_of_the_last_row_and_writes_a_page_that_needs_no_ot
     page = (run / "report.html").read_text()
     assert f"top-1 error is {100 * row['error']:.2f} %" in page
     assert f"On {row['examples']} test images" in page
-    for heading in ("Error of each class", "Confusions", "Calibration", "The surest mistakes", "Training", "Config"):
+    for heading in ("Error of each class", "Confusions", "Calibration", "The most confident mistakes",
+                    "Training", "Config"):
         assert f"<h2>{heading}</h2>" in page
     assert page.count("data:image/png;base64,") == 4
     assert "src=\"http" not in page
