@@ -16,6 +16,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from cnnjax.errors import UserError
 from cnnjax.training import workdir as workdirs
 from tests import tiny_runs
 
@@ -148,6 +149,16 @@ def compilations() -> Iterator[list[str]]:
         yield compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(note)
+
+
+def error_line(function: Callable[..., object], *arguments: Any, **fields: Any) -> str:
+    """The one line of the UserError that the call must raise."""
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **fields)
+    line = str(caught.value)
+    assert line
+    assert "\n" not in line
+    return line
 
 
 def free_port() -> int:

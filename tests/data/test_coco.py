@@ -1,14 +1,13 @@
 """COCO's JSON as COCO and annotation tools write it. D1 to D13: rows of docs/reliability.md."""
 
 import json
+from functools import partial
 
-import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from cnnjax.data import detection
-from cnnjax.errors import UserError
-from tests.data.test_voc import picture
+from tests.conftest import error_line
+from tests.data import annotated
+from tests.data.annotated import picture
 
 BROKEN = {"id": 2, "image_id": 1, "category_id": 1, "area": 32}
 
@@ -31,23 +30,15 @@ def standard(root, encoding="utf-8", suffix=".jpg", splits=("train", "val"), **p
         write(root / "annotations" / f"instances_{split}.json", content(**parts), encoding)
 
 
-def load(root, train="train", test="val", seed=0, **fields):
-    return detection.load(ConfigDict({"source": "coco", "path": str(root), "train_split": train, "test_split": test,
-                                      "classes": (), "on_error": "stop", **fields}), seed)
+def load(root, train="train", test="val", **fields):
+    return annotated.load("coco", root, train, test, **fields)
 
 
-def refusal(*arguments, **fields):
-    with pytest.raises(UserError) as caught:
-        load(*arguments, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(error_line, load)
 
 
 def right(images, names=("1.jpg",)):
-    assert images.names == names
-    for i in range(len(names)):
-        assert images.read(i).shape == (48, 64, 3)
-        np.testing.assert_array_equal(images.objects[i].boxes, [[9, 2, 49, 42]])
+    annotated.check(images, names, [9, 2, 49, 42])
     return True
 
 

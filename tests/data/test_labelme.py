@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from cnnjax.data import detection
 from cnnjax.errors import UserError
-from tests.data.test_voc import picture
+from tests.data import annotated
+from tests.data.annotated import picture
 
 BOX = {"label": "cat", "points": [[10, 5], [30, 25]], "shape_type": "rectangle"}
 
@@ -23,10 +22,8 @@ def add(root, name, shapes=(BOX,), image="{stem}.jpg"):
                                 "imageData": None, "imageHeight": 48, "imageWidth": 64}))
 
 
-def load(root, **fields):
-    return detection.load(ConfigDict({"source": "labelme", "path": str(root), "train_split": "train",
-                                      "test_split": "test", "classes": (), "on_error": "stop", "test_share": 0.5,
-                                      **fields}), 0)
+def load(root, source="labelme", **fields):
+    return annotated.load(source, root, "train", "test", **{"test_share": 0.5, **fields})
 
 
 @pytest.mark.parametrize("image", ["{stem}.jpg", "..\\images\\{stem}.jpg", "../images/{stem}.jpg"])

@@ -1,6 +1,7 @@
 """Tables of files and labels, and Hugging Face's metadata: what people name their columns, files and folders."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from ml_collections import ConfigDict
 from cnnjax import data
 from cnnjax.data import detection, streaming
 from cnnjax.errors import UserError
+from tests.conftest import error_line
+from tests.data.annotated import picture
 from tests.data.test_folders import _array, _png
-from tests.data.test_voc import picture
 
 KINDS = ("dog", "cat", "dog", "cat")
 
@@ -35,11 +37,7 @@ def load(path, source="csv", seed=0, **fields):
     return data.load({"source": source, "path": str(path), "cache": str(path.parent / "cache"), **fields}, seed)
 
 
-def refusal(*args, **fields):
-    with pytest.raises(UserError) as caught:
-        load(*args, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(error_line, load)
 
 
 def right(dataset, classes=("cat", "dog")):

@@ -1,24 +1,17 @@
 """VOC's XML as people's tools leave it: names, encodings, numbers, layouts. D1 to D13: rows of docs/reliability.md."""
 
 import codecs
+from functools import partial
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from PIL import Image
 
-from cnnjax.data import detection
-from cnnjax.errors import UserError
+from tests.conftest import error_line
+from tests.data import annotated
+from tests.data.annotated import picture
 
 BOX = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>40</xmax><ymax>30</ymax></bndbox>"
 SIZE = "<size><width>64</width><height>48</height></size>"
-FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".bmp": "BMP", ".gif": "GIF",
-           ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM"}
-
-
-def picture(path, size=(64, 48)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (200, 30, 60)).save(path, FORMATS[path.suffix.lower()])
 
 
 def thing(name="cat", rest="", box=BOX):
@@ -42,24 +35,15 @@ def standard(root, names=("x",), suffix=".jpg", lists=("trainval", "test"), **ho
         file.write_text("".join(f"{name}\n" for name in names))
 
 
-def load(root, train="trainval", test="test", seed=0, **fields):
-    return detection.load(ConfigDict({"source": "voc", "path": str(root), "train_split": train, "test_split": test,
-                                      "classes": (), "on_error": "stop", **fields}), seed)
+def load(root, train="trainval", test="test", **fields):
+    return annotated.load("voc", root, train, test, **fields)
 
 
-def refusal(*arguments, **fields):
-    with pytest.raises(UserError) as caught:
-        load(*arguments, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(error_line, load)
 
 
 def right(images, names=("x.jpg",)):
-    """That these images were read with their one cat each."""
-    assert images.names == names
-    for i in range(len(names)):
-        assert images.read(i).shape == (48, 64, 3)
-        np.testing.assert_array_equal(images.objects[i].boxes, [[8, 8, 40, 30]])
+    annotated.check(images, names, [8, 8, 40, 30])
     return True
 
 

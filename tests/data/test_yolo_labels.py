@@ -1,12 +1,13 @@
 """YOLO's text files and data.yaml, as its users and as annotation tools lay them out."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from cnnjax.data import detection
-from cnnjax.errors import UserError
-from tests.data.test_voc import picture
+from tests.conftest import error_line
+from tests.data import annotated
+from tests.data.annotated import picture
 
 ROW = "0 0.5 0.5 0.25 0.5\n"            # of 64x48: (24, 12, 40, 36)
 YAML = "names: [cat, dog]\ntrain: images/train\nval: images/val\n"
@@ -28,23 +29,14 @@ def standard(root, rows=ROW, yaml=YAML):
 
 
 def load(root, train="train", test="val", **fields):
-    return detection.load(ConfigDict({"source": "yolo", "path": str(root), "train_split": train, "test_split": test,
-                                      "classes": (), "on_error": "stop", **fields}), 0)
+    return annotated.load("yolo", root, train, test, **fields)
 
 
-def refusal(*arguments, **fields):
-    with pytest.raises(UserError) as caught:
-        load(*arguments, **fields)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+refusal = partial(error_line, load)
 
 
 def right(images, names):
-    assert images.names == names
-    for i in range(len(names)):
-        assert images.read(i).shape == (48, 64, 3)
-        np.testing.assert_allclose(images.objects[i].boxes, [[24, 12, 40, 36]])
-        assert images.objects[i].classes.tolist() == [0]
+    annotated.check(images, names, [24, 12, 40, 36])
     return True
 
 

@@ -19,7 +19,7 @@ from cnnjax.errors import UserError
 from cnnjax.experiments import sweep_queue
 from cnnjax.training import loop
 from cnnjax.training.checkpoints import Checkpoints
-from tests.conftest import ROOT, compilations
+from tests.conftest import ROOT, compilations, error_line
 from tests.faults import bad_configs as configs
 from tests.faults import bad_files as files
 
@@ -60,16 +60,6 @@ def refused(monkeypatch, capsys):
         assert not compiled
         return lines[0]
     return run
-
-
-def fails(function, *arguments):
-    """The one line of the UserError that the call must raise."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    line = str(error.value)
-    assert line
-    assert "\n" not in line
-    return line
 
 
 def one_line(error):
@@ -158,7 +148,7 @@ def test_a_broken_image(folder, tmp_path, kind):
     for name in ("bad.png", "bad.JPG"):
         bad = folder / "train" / "cat" / name
         bad.write_bytes(kind)
-        assert str(bad) in fails(images, "folder", folder)
+        assert str(bad) in error_line(images, "folder", folder)
         skipped = images("folder", folder, "skip")
         assert len(skipped.train.labels) == 2
         assert len(skipped.left_out) == 1
@@ -184,7 +174,7 @@ def test_an_image_that_may_not_be_read(folder, monkeypatch):
     def forbidden(self):
         raise PermissionError(13, "Permission denied", str(self))
     monkeypatch.setattr(Path, "read_bytes", forbidden)
-    assert "Permission denied" in fails(images, "folder", folder)
+    assert "Permission denied" in error_line(images, "folder", folder)
 
 
 @given(st.sampled_from([files.PNG, files.JPEG]), st.data())
@@ -228,7 +218,7 @@ class Voc:
         assert sum(len(o.boxes) for o in found.train.objects) == 1
         assert found.skipped
         assert all("bad" in line and "\n" not in line for line in found.skipped)
-        return fails(self.load)
+        return error_line(self.load)
 
 
 @table(files.XML)
@@ -244,7 +234,7 @@ def test_a_broken_voc_annotation(tmp_path, kind):
 def test_a_broken_split_of_voc(tmp_path, name, content):
     voc = Voc(tmp_path / "voc")
     (voc.root / "ImageSets" / "Main" / f"{name}.txt").write_bytes(content)
-    fails(voc.load)
+    error_line(voc.load)
 
 
 @table(files.COCO)
@@ -261,7 +251,7 @@ def test_a_broken_coco_annotation(tmp_path, kind):
     def load(on_error="stop"):
         return detection.load(ConfigDict({"source": "coco", "path": str(root), "train_split": "good",
                                           "test_split": "bad", "classes": (), "on_error": on_error}), 0)
-    fails(load)
+    error_line(load)
     try:
         found = load("skip")
     except UserError as error:
@@ -275,7 +265,7 @@ def test_a_folder_in_place_of_an_annotation(tmp_path):
     (tmp_path / "annotations" / "instances_a.json").mkdir(parents=True)
     config = ConfigDict({"source": "coco", "path": str(tmp_path), "train_split": "a", "test_split": "a", "classes": (),
                          "on_error": "stop"})
-    fails(detection.load, config, 0)
+    error_line(detection.load, config, 0)
     voc = Voc(tmp_path / "voc")
     voc.add("bad", "")
     (voc.root / "Annotations" / "bad.xml").unlink()
@@ -323,7 +313,7 @@ def test_a_broken_tar(tmp_path, kind):
     (tmp_path / "x").mkdir()
     file = tmp_path / "x" / "a.tar"
     file.write_bytes(kind)
-    assert str(file) in fails(images, "tar", file)
+    assert str(file) in error_line(images, "tar", file)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x"], "something was unpacked"
     assert not list((tmp_path / "x" / "cache").glob("*"))
 
@@ -340,7 +330,7 @@ def test_a_broken_idx_file(tmp_path, kind):
         (folder / name).unlink(missing_ok=True)
         if content is not None:
             (folder / name).write_bytes(content)
-    assert str(folder) in fails(images, "idx", folder)
+    assert str(folder) in error_line(images, "idx", folder)
 
 
 # Weights and checkpoints
@@ -358,7 +348,7 @@ def test_a_broken_file_of_weights(tmp_path, monkeypatch, suffix, kind):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"w{suffix}"
     path.write_bytes((files.PTH if suffix == ".pth" else files.SAFETENSORS)[kind])
-    assert str(path) in fails(interop.read_state, path)
+    assert str(path) in error_line(interop.read_state, path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "the file did something"
 
 
@@ -393,5 +383,5 @@ def test_a_checkpoint_of_another_network(tmp_path, kind):
     kept = Checkpoints(tmp_path)
     kept.save(3, kind, {})
     kept.wait()
-    assert "checkpoint in" in fails(kept.restore, STATE)
+    assert "checkpoint in" in error_line(kept.restore, STATE)
     kept.close()

@@ -1,4 +1,4 @@
-"""Weights without compiling an initialisation, which is what takes the time in small tests."""
+"""Weights and shapes of networks without compiling an initialisation, which is what takes the time in small tests."""
 
 import jax
 import jax.numpy as jnp
@@ -21,3 +21,10 @@ def random_variables(module, shape, **call):
 @pytest.fixture(name="random_variables", scope="session")
 def random_variables_fixture():
     return random_variables
+
+
+def stage_shapes(module, size):
+    """The shapes of a network's stages by name, without the batch, of images of size x size."""
+    def stages(x):
+        return module.apply(module.init(jax.random.key(0), x), x, features=True)
+    return {name: stage.shape[1:] for name, stage in jax.eval_shape(stages, jnp.zeros((1, size, size, 3))).items()}

@@ -9,6 +9,7 @@ import pytest
 
 from cnnjax.models import create, image_shape
 from cnnjax.models.resnet import Block, cifar_blocks
+from tests.models.conftest import stage_shapes
 
 
 def count(name, classes, **fields):
@@ -35,10 +36,7 @@ def test_parameters_cifar(depth, a, b):
 
 
 def test_stage_sizes():
-    module = create("resnet50")
-    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    stages = jax.eval_shape(lambda v, x: module.apply(v, x, features=True), variables, jnp.zeros((1, 224, 224, 3)))
-    assert {name: x.shape[1:] for name, x in stages.items()} == {
+    assert stage_shapes(create("resnet50"), 224) == {
         "stem": (56, 56, 64), "stage1": (56, 56, 256), "stage2": (28, 28, 512), "stage3": (14, 14, 1024),
         "stage4": (7, 7, 2048)}
 

@@ -7,6 +7,7 @@ import pytest
 
 from cnnjax.models import create
 from cnnjax.models.vgg import grow
+from tests.models.conftest import stage_shapes
 
 SMALL = {"width": 2, "hidden": 8, "num_classes": 3}
 
@@ -21,10 +22,7 @@ def test_parameters(name, count):
 
 
 def test_stage_sizes():
-    module = create("vgg16")
-    variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
-    stages = jax.eval_shape(lambda v, x: module.apply(v, x, features=True), variables, jnp.zeros((1, 224, 224, 3)))
-    assert {name: x.shape[1:] for name, x in stages.items()} == {
+    assert stage_shapes(create("vgg16"), 224) == {
         "conv1": (224, 224, 64), "conv2": (112, 112, 128), "conv3": (56, 56, 256), "conv4": (28, 28, 512),
         "conv5": (14, 14, 512), "pool5": (7, 7, 512)}
 

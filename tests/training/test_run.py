@@ -19,7 +19,7 @@ from cnnjax.training import state as states
 from cnnjax.training import workdir as workdirs
 from cnnjax.training.checkpoints import leaves
 from cnnjax.training.task import OnDevice
-from tests.data.test_voc import picture
+from tests.data.annotated import picture
 
 
 @pytest.fixture
