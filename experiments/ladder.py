@@ -47,7 +47,7 @@ def run(config: ConfigDict, workdir: Path, on_eval: OnEval | None = None) -> Non
 
 
 def keep_data(workdir: Path, data: DetectionData) -> None:
-    """Writes what there is to say of the data as `data.json`.
+    """Writes the counts and notes of the data as `data.json`.
 
     Raises UserError where the ladder was begun with another split, drawn by seed of other images.
     """

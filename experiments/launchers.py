@@ -20,7 +20,7 @@ def local(command: Sequence[str], workers: int, workdir: Path, variables: Mappin
     """Runs `workers` processes of a command, with `variables` in their environment and standard error in
     `workdir/logs`. A signal is passed on to them once, and they save; then Interrupted is raised.
 
-    Returns of each that ended otherwise than well how it did.
+    Returns how each that failed ended, by its number.
     """
     logs = workdir / "logs"
     logs.mkdir(exist_ok=True)
@@ -45,12 +45,12 @@ def local(command: Sequence[str], workers: int, workdir: Path, variables: Mappin
     for i, status in enumerate(statuses):
         if status:
             lines = (logs / f"worker{i}.log").read_text().strip().splitlines()
-            ends[i] = f"ended with status {status} ({lines[-1] if lines else 'it said nothing'})"
+            ends[i] = f"ended with status {status} ({lines[-1] if lines else 'it wrote nothing'})"
     return ends
 
 
 def share_of_gpus(index: int, workers: int, gpus: int) -> dict[str, str]:
-    """What a worker of this machine finds in its environment: its share of the GPUs, or of one GPU's memory."""
+    """Environment variables that give a worker of this machine its share of the GPUs, or of one GPU's memory."""
     if not gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
         return {}
     if workers <= gpus:

@@ -38,18 +38,18 @@ RETRIES = 10
 """A trial that loses its worker more often has failed: it may not fit the memory of a machine."""
 
 FORMAT = 2
-"""Of what a sweep keeps in the storage."""
+"""The version of what a sweep keeps in the storage."""
 
 
 def open_storage(workdir: Path, url: str | None) -> RDBStorage:
     """The storage at `url`, by default the SQLite file of the workdir. Raises UserError when it cannot be reached."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)      # of heartbeats
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)      # heartbeats are experimental
     file = (workdir / "sweep.db").absolute()
     shown = str(file) if url is None else f"--storage {url.split('@')[-1]}"
     engine: dict[str, Any] = {"pool_pre_ping": True}
     wait = 120      # seconds: SQLite has one writer at a time, and the others wait rather than fail
-    if url is None:     # a connection of our own: of a URL a folder's name such as q?x or {x} would not come back
+    if url is None:     # our own connection: a URL would misread a folder's name such as q?x or {x}
         engine = {"creator": lambda: sqlite3.connect(file, timeout=wait, check_same_thread=False)}
     elif url.startswith("sqlite:"):
         engine = {"connect_args": {"timeout": wait}}
@@ -70,7 +70,7 @@ def open_storage(workdir: Path, url: str | None) -> RDBStorage:
 
 
 def _retry() -> RetryHeartbeatStaleTrialCallback:
-    """Queues a trial again that gave no heartbeat."""
+    """What Optuna calls with a trial that gave no heartbeat: it queues the trial again."""
     return RetryHeartbeatStaleTrialCallback(RETRIES, inherit_intermediate_values=True)
 
 
@@ -85,7 +85,7 @@ def open_study(workdir: Path, config: ConfigDict, storage: RDBStorage, end: str 
 
 
 def begin(config: ConfigDict, space: Space, workdir: Path, url: str | None, best: tuple[str, str]) -> None:
-    """Leaves config and space in the workdir and with the study, and queues the trials. Raises UserError when it was
+    """Writes config and space to the workdir and the study, and queues the trials. Raises UserError when the sweep was
     begun with others, or by another version."""
     try:
         (workdir / "trials").mkdir(parents=True, exist_ok=True)
@@ -93,7 +93,7 @@ def begin(config: ConfigDict, space: Space, workdir: Path, url: str | None, best
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written: {error.strerror}; choose another --workdir") from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)                # no other command of this machine does so at once
+        fcntl.flock(lock, fcntl.LOCK_EX)                # one command of this machine at a time
         workdirs.same_config(workdir, config)
         storage = open_storage(workdir, url)
         study = open_study(workdir, config, storage, best[1])
@@ -113,7 +113,7 @@ def begin(config: ConfigDict, space: Space, workdir: Path, url: str | None, best
 
 
 def current_trials(study: optuna.Study, total: int) -> dict[int, FrozenTrial | None]:
-    """By index the entry in the storage that counts: the first that is not to be run again, where there is one."""
+    """By index the entry in the storage that counts: the first that is not to be run again; None without one."""
     current: dict[int, FrozenTrial | None] = dict.fromkeys(range(total))
     for t in study.get_trials(deepcopy=False):
         index = t.user_attrs.get("index")
@@ -164,7 +164,7 @@ def save_trials(workdir: Path, url: str | None, total: int) -> None:
                      "value": t.value if complete else None, "last": t.value, "params": t.params,
                      "intermediate": t.intermediate_values, **attributes})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # that few trials have a conditional field
+        warnings.simplefilter("ignore")     # few trials have a conditional field
         importance = dict(optuna.importance.get_param_importances(study)) if len(values) > 1 else {}
     text = workdirs.to_json({"best": study.user_attrs["best"], "trials": rows, "importance": importance}, indent=1)
     workdirs.write(workdir / "trials.json", text + "\n")
@@ -184,7 +184,7 @@ def take(current: Mapping[int, FrozenTrial | None], storage: RDBStorage) -> Froz
 
 @contextlib.contextmanager
 def heartbeat(storage: RDBStorage, trial: FrozenTrial) -> Iterator[None]:
-    """Gives a trial's heartbeats, as `Study.optimize` does; a storage out of reach for a moment does not end them."""
+    """Gives a trial's heartbeats, as `Study.optimize` does; they go on after a moment without the storage."""
     done = threading.Event()
 
     def beat() -> None:

@@ -127,10 +127,10 @@ def _outcome(config: ConfigDict, space: Space, folder: Path, trial: optuna.Trial
     steps = training_of(own).steps
 
     def on_eval(step: int, scores: dict[str, float]) -> None:
-        if score not in scores:         # of a stage before
+        if score not in scores:         # an earlier stage
             return
         trial.set_user_attr("steps", step)
-        if step not in reported:        # else it was before the trial was taken over
+        if step not in reported:        # else reported by the worker before
             trial.report(scores[score], step)
         if step < steps and trial.should_prune():
             raise optuna.TrialPruned
@@ -143,7 +143,7 @@ def _outcome(config: ConfigDict, space: Space, folder: Path, trial: optuna.Trial
             time.sleep(1)
         except optuna.TrialPruned:
             return TrialState.PRUNED, None, None
-        except Diverged as error:       # to the sampler a bad trial, as pruned ones are
+        except Diverged as error:       # the sampler counts pruned trials as bad ones
             return TrialState.PRUNED, None, f"diverged: {error}"
         except jax.errors.JaxRuntimeError as error:
             return TrialState.FAIL, None, first_line(error)
@@ -155,7 +155,7 @@ def _outcome(config: ConfigDict, space: Space, folder: Path, trial: optuna.Trial
 
 
 def _follow(parent: int) -> None:
-    """Stops this process as SIGTERM does when its launcher is gone: nobody would be there to stop it."""
+    """Sends SIGTERM to this process when its launcher has ended, since nothing else would stop it then."""
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)

@@ -123,7 +123,7 @@ def _load(config: Any, seed: int) -> DetectionData:
 
 
 def read_all(source: str, path: str) -> tuple[dict[str, DetectionSet], tuple[str, ...], Faults]:
-    """The splits of the data set at `path` by their own names, its classes, and what there is to say of it.
+    """The splits of the data set at `path` by their own names, its classes, and its faults and notes.
 
     Where some have a usual name (train, val, trainval, test) only those, not the lists that VOC has for each class.
     `source` is one of `READERS`. Faults are skipped and listed. Raises UserError where nothing can be read.

@@ -48,7 +48,7 @@ class DetectionSet:
 
 
 class DetectionData(NamedTuple):
-    """The two splits of a detection data set, and what there is to say of it, a line each."""
+    """The splits of a detection data set, and notes on it, a line each."""
 
     train: DetectionSet
     test: DetectionSet

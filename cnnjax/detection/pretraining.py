@@ -27,7 +27,7 @@ def init_variables(detector: Detector, seed: int, source: Variables | None) -> V
 
 MEANING = ("backbone.name", "backbone.stride_in_3x3", "backbone.norm_epsilon", "backbone.mean", "backbone.std", "extra",
            "pooling", "mean", "std")
-"""Fields of a detector with which its weights were trained, and would fit others of all the same."""
+"""Fields in which a detector must be as its weights were trained: with others the shapes would fit all the same."""
 
 
 def from_detector(detector: Any, name: str, weights: str, classes: Sequence[str], seed: int,

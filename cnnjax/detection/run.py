@@ -58,7 +58,7 @@ def train(config: ConfigDict, workdir: Path) -> None:
 
 
 def load_data(config: ConfigDict) -> DetectionData:
-    """The data set of a config; what there is to say of it is said."""
+    """The data set of a config; prints its notes, and how much of it is left out."""
     data = datasets.load(config.data, config.seed)
     if distributed.is_writer():
         for line in data.said():
@@ -70,8 +70,8 @@ def train_and_test(config: ConfigDict, data: DetectionData, folder: Path, shared
                    on_eval: OnEval | None = None) -> None:
     """Trains and tests one detector; `result.json` in its folder says that it is done.
 
-    In the folder `shared` lie the proposals and the pre-trained backbone, which serve other detectors too. Of several
-    processes all do so, and one writes. `on_eval` is told of the evaluations on validation images, as in
+    The folder `shared` holds the proposals and the pre-trained backbone, which other detectors use too. Of several
+    processes all run this, and one writes. `on_eval` is told of the evaluations on validation images, as in
     `cnnjax.training.task`.
     """
     if (folder / "result.json").exists():
@@ -104,7 +104,7 @@ def train_and_test(config: ConfigDict, data: DetectionData, folder: Path, shared
 
 
 def describe(detector: Any, data: DetectionData) -> dict[str, Any]:
-    """What using the trained detector needs beside its files, and what there is to say of its data, for run.json."""
+    """What using the trained detector needs beside its files, and notes on its data, for run.json."""
     images = {"train": len(data.train), "validation": len(data.validation or ()), "test": len(data.test)}
     pixels = getattr(detector, "backbone", detector)
     known = {name: list(getattr(pixels, name)) for name in ("mean", "std") if hasattr(pixels, name)}

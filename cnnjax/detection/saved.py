@@ -36,7 +36,7 @@ def fields_of(detector: Any) -> dict[str, Any]:
 
 
 def save(folder: Path, name: str, detector: Detector, classes: Sequence[str], variables: Variables) -> None:
-    """Writes a trained detector; `detector.json` comes last, and says that it is whole."""
+    """Writes a trained detector; `detector.json` is written last: where it is, the folder is complete."""
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "detector.npz", variables)
     described = {"format": FORMAT, "name": name, "classes": list(classes), "model": fields_of(detector)}

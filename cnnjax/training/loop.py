@@ -213,7 +213,7 @@ def _signals() -> Iterator[Callable[[], int]]:
     old: dict[int, Any] = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def handler(signum: int, frame: Any) -> None:
-        if caught:      # not put back at the first: a second one under way meanwhile would be told as an error
+        if caught:      # not restored at the first: Python would report a second one that is under way as an error
             signal.signal(signum, old[signum])
             signal.raise_signal(signum)
         caught.append(signum)

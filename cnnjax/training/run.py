@@ -106,7 +106,7 @@ def _summarise(workdir: Path, state: State) -> dict[str, Any]:
     return result
 
 
-# What a run says of itself
+# run.json
 
 def describe(workdir: Path, described: Mapping[str, Any], best: tuple[str, str] | None) -> None:
     """Writes `run.json`: what is `described`, by which score the `best` checkpoint is chosen (both as in a task), the
