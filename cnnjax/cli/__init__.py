@@ -72,10 +72,13 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 def _run(options: argparse.Namespace, overrides: list[str]) -> None:
     _check_paths(options)
     launch.set_compilation_cache()
-    if hasattr(options, "coordinator"):
-        from cnnjax.training import distributed
-        distributed.initialize(options.coordinator, options.processes, options.process)
+    if not hasattr(options, "coordinator"):
+        options.run(options, overrides)
+        return
+    from cnnjax.training import distributed
+    distributed.initialize(options.coordinator, options.processes, options.process)
     options.run(options, overrides)
+    distributed.wait_for_all(options.workdir)
 
 
 def _check_paths(options: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from jax.experimental import multihost_utils
 
 from cnnjax.errors import UserError, first_line
 
@@ -71,6 +72,14 @@ def guard(workdir: Path) -> Iterator[None]:
               f"gone ({first_line(error)}); run the same command again in all of them to go on from the last "
               f"checkpoint in {workdir}", file=sys.stderr, flush=True)
         os._exit(LOST)      # an ordinary exit waits for the others, and is aborted with a stack trace when they miss
+
+
+def wait_for_all(workdir: Path) -> None:
+    """Waits until all processes have come here: the others for the first, which writes a report. Before its end a
+    process waits by itself, but JAX aborts it when another one takes longer than HEARTBEAT."""
+    if jax.process_count() > 1:
+        with guard(workdir):
+            multihost_utils.sync_global_devices("all is written")
 
 
 def end_stalled(workdir: Path, step: int, seconds: float) -> None:

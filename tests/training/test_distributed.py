@@ -161,3 +161,12 @@ def test_mistaken_numbers_are_refused(arguments, message):
 def test_one_process_is_left_alone():
     distributed.initialize(None)
     assert distributed.is_writer()
+
+
+def test_the_others_wait_for_the_first_to_write_its_report(tmp_path):
+    port = free_port()
+    processes = [subprocess.Popen([sys.executable, "-m", "tests.training.slow_writer", f"localhost:{port}", str(i),
+                                   str(tmp_path)], cwd=ROOT, env=devices_of_cpu(1), stderr=subprocess.PIPE, text=True)
+                 for i in range(2)]
+    statuses, errors = finish(processes)
+    assert statuses == [0, 0], errors
