@@ -36,8 +36,12 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
     result = classification.train(load_config(options, overrides, defaults.classification()), options.workdir)
     print(f"test error {100 * result['test_error']:.2f} %, {result['parameters']:,} parameters, "
           f"{result['images_per_second']:.0f} images/s; {options.workdir}")
-    if "members" not in result and distributed.is_writer():
-        print(f"report: {classification.report(options.workdir)}")
+    if "members" in result or not distributed.is_writer():
+        return
+    alone = options.coordinator is None     # else the others, which are done, would be missed in reading a checkpoint
+    print(f"report: {classification.report(options.workdir, answers=alone)}")
+    if not alone:
+        print(f"what it makes of the test images: cnnjax report {options.workdir}")
 
 
 def add_eval(subparsers: Subparsers) -> None:

@@ -104,6 +104,14 @@ def test_two_processes_make_the_depth_study_of_one(tmp_path, command, devices):
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_two_processes_of_the_command_train_and_report(tmp_path, command):
+    address = ("--coordinator", f"localhost:{free_port()}", "--processes", "2")
+    statuses, errors = finish([command("train", "--config", "tests/tiny_config.py", "--workdir", tmp_path, *address,
+                                       "--process", str(i)) for i in range(2)])
+    assert statuses == [0, 0], errors
+    assert (tmp_path / "report.html").is_file()
+
+
 # Last run on 2026-11-25: passed.
 @pytest.mark.slow
 def test_two_processes_measure_why_depth_hurts_and_both_end(tmp_path, command):
