@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from cnnjax import launch
-from cnnjax.bench import data, networks
+from cnnjax.bench import data, networks, verdict
+from cnnjax.bench import input as inputs
 from cnnjax.errors import UserError
 from tests.tiny_config import get_config
 
@@ -41,6 +42,37 @@ def test_a_bench_measures_plain_and_fast_steps():
         assert 0 < row["fastest"] <= row["seconds"] <= row["slowest"]
         assert 0 < row["matmul"] < 1
     assert [len(line) for line in networks.table(rows)] == [len(networks.HEADER)] * 2
+
+
+def test_a_verdict_says_who_is_ahead_and_what_the_rounds_disagree_about():
+    assert verdict.against("a", [1.0, 1.1, 1.2], [2.0, 2.2, 2.4]) == "a: ahead, 2.00 of PyTorch's rate"
+    assert verdict.against("a", [2.0, 2.0, 2.2], [1.0, 1.0, 1.1]) == "a: behind, 0.50 of PyTorch's rate"
+    noisy = verdict.against("a", [1.0, 1.0, 1.2, 0.8], [1.1, 0.9, 1.0, 1.1], "torchvision")
+    assert noisy == "a: within noise, 1.05 of torchvision's rate"
+    rows = [{"network": "n", "what": what, "times": times} for what, times in
+            (("plain Flax", [4.0, 4.0]), ("cnnjax", [1.0, 1.0]), ("PyTorch", [2.0, 2.0]))]
+    assert networks.verdicts(rows) == ["n, plain Flax: behind, 0.50 of PyTorch's rate",
+                                       "n, cnnjax: ahead, 2.00 of PyTorch's rate"]
+    assert networks.verdicts(rows[:2]) == []
+
+
+def test_the_head_of_a_bench_names_the_cpu_and_its_vectors():
+    info = "processor\t: 0\nmodel name\t: Some CPU\nflags\t\t: sse2 avx avx2{}\n\nprocessor\t: 1\nflags\t\t: sse2\n"
+    assert verdict.cpu(info.format("")).startswith("Some CPU, AVX2, vectors of 256 bits, ")
+    assert "AVX-512, vectors of 512 bits" in verdict.cpu(info.format(" avx512f"))
+    assert "vector width unknown" in verdict.cpu("")
+
+
+def test_input_is_measured_from_files_to_batches(monkeypatch):
+    monkeypatch.setattr(inputs, "BATCHES", 1)
+    monkeypatch.setattr(inputs, "AHEAD", 1)
+    rows = inputs.run(rounds=2)
+    assert rows[0]["what"] == "cnnjax"
+    assert len(rows[0]["times"]) == 2
+    assert rows[0]["images_per_second"] * rows[0]["seconds"] == pytest.approx(inputs.BATCH)
+    slow = [{"what": "cnnjax", "times": [1.0]}, {"what": "PyTorch", "times": [0.5]}]
+    assert inputs.verdicts(slow) == ["input: behind, 0.50 of PyTorch's rate"]
+    assert inputs.verdicts(slow[:1]) == []
 
 
 def test_what_cannot_be_measured_is_said():

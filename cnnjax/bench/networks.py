@@ -18,6 +18,7 @@ from statistics import median
 from typing import IO, Any
 
 from cnnjax import launch
+from cnnjax.bench import verdict
 from cnnjax.errors import UserError
 
 HEADER = ("network", "what", "ms a step", "images/s", "ratio", "of matmul rate")
@@ -50,7 +51,7 @@ def run(kind: str, networks: Sequence[str] = ("resnet20", "resnet56"), batch: in
     from cnnjax import models
     if kind not in ("train", "inference", "levers"):
         raise UserError(f"bench: unknown kind {kind!r}; known are train, inference, levers")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = verdict.cores()
     rate = _matmul_rate()
     rows = []
     for network in networks:
@@ -68,18 +69,17 @@ def run(kind: str, networks: Sequence[str] = ("resnet20", "resnet56"), batch: in
             full: dict[str, Any] = spec | _JAX | fields
             devices = full["devices"] or cores
             base = dict(os.environ) | {"JAX_PLATFORMS": "cpu"}
-            workers[name] = _Worker([sys.executable, "-m", "cnnjax.bench.networks"], full | {"devices": devices},
+            workers[name] = Worker([sys.executable, "-m", "cnnjax.bench.networks"], full | {"devices": devices},
                                     launch.environment(devices, base) if full["pages"] else base)
-        workers["PyTorch"] = _Worker([torch_python, "-P", str(Path(__file__).with_name("pytorch.py"))],
-                                     spec | {"threads": cores}, dict(os.environ))
+        workers["PyTorch"] = torch_worker(torch_python, spec | {"threads": cores})
         seconds = measure({name: worker for name, worker in workers.items() if worker.ready()}, rounds)
         flops = next(worker.flops for worker in workers.values() if worker.flops)
         plain = median(seconds["plain Flax"])
         for name, times in seconds.items():
             t = median(times)
-            rows.append({"network": network, "what": name, "batch": batch, "seconds": t, "fastest": min(times),
-                         "slowest": max(times), "images_per_second": batch / t, "ratio": plain / t,
-                         "matmul": flops / t / rate})
+            rows.append({"network": network, "what": name, "batch": batch, "seconds": t, "times": times,
+                         "fastest": min(times), "slowest": max(times), "images_per_second": batch / t,
+                         "ratio": plain / t, "matmul": flops / t / rate})
     return rows
 
 
@@ -87,6 +87,13 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The rows as text under `HEADER`."""
     return [[r["network"], r["what"], f"{1e3 * r['seconds']:.0f}", f"{r['images_per_second']:.0f}", f"{r['ratio']:.2f}",
              f"{100 * r['matmul']:.0f} %"] for r in rows]
+
+
+def verdicts(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line a row of ours, ahead of PyTorch or behind it; none where it did not take part."""
+    torch = {row["network"]: row["times"] for row in rows if row["what"] == "PyTorch"}
+    return [verdict.against(f"{row['network']}, {row['what']}", row["times"], torch[row["network"]]) for row in rows
+            if row["network"] in torch and row["what"] != "PyTorch"]
 
 
 def measure(workers: dict[str, Any], rounds: int) -> dict[str, list[float]]:
@@ -100,7 +107,7 @@ def measure(workers: dict[str, Any], rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-class _Worker:
+class Worker:
     """A contender's process, spoken to by lines: it says "ready" and its arithmetic, then seconds for every line."""
 
     def __init__(self, command: list[str], spec: dict[str, Any], environment: dict[str, str]) -> None:
@@ -129,6 +136,16 @@ class _Worker:
 
     def _pipe(self, name: str) -> IO[str]:
         return getattr(self._process, name)
+
+
+def torch_worker(python: str, spec: dict[str, Any]) -> Worker:
+    """PyTorch's process, by an interpreter that may lack it."""
+    return Worker([python, "-P", str(Path(__file__).with_name("pytorch.py"))], spec, dict(os.environ))
+
+
+def first_core() -> int:
+    """A core this process may use."""
+    return min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def _matmul_rate() -> float:
@@ -193,7 +210,7 @@ def make_step(spec: dict[str, Any]) -> tuple[Callable[[Any], tuple[Any, Any]], A
 
 
 def _work(spec: dict[str, Any]) -> None:
-    """A contender's process: see `_Worker`. The seconds of a call are divided by its steps."""
+    """A contender's process: see `Worker`. The seconds of a call are divided by its steps."""
     import jax
     step, state, flops = make_step(spec)
     for _ in range(2):

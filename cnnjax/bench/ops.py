@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnjax import ops
+from cnnjax.bench import verdict
 from cnnjax.training import workdir as workdirs
 
 SCALES, RATIOS, STRIDE = (128, 256, 512), (0.5, 1.0, 2.0), 16
@@ -146,11 +147,17 @@ def measure(repeats: int = 11, names: Sequence[str] = tuple(TARGETS)) -> dict[st
                "peak_mb_after": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
         if torchvision:
             row |= {"torchvision_ms": medians[1], "ratio": medians[1] / medians[0],
-                    "torchvision_cpu_ms": least[1], "cpu_ratio": least[1] / least[0]}
+                    "torchvision_cpu_ms": least[1], "cpu_ratio": least[1] / least[0],
+                    "verdict": verdict.against(name, times[:, 0], times[:, 1], "torchvision")}
         rows.append(row)
     packages = ["jax", "jaxlib", "numpy"] + (["torch", "torchvision"] if torchvision else [])
     return {"rows": rows, "repeats": repeats, "machine": platform.machine(), "devices": str(jax.devices()),
             "versions": {package: metadata.version(package) for package in packages}}
+
+
+def verdicts(result: dict[str, Any]) -> list[str]:
+    """A line an operation, ahead of torchvision or behind it; none where it is not installed."""
+    return [row["verdict"] for row in result["rows"] if "verdict" in row]
 
 
 def table(result: dict[str, Any]) -> str:

@@ -1,9 +1,11 @@
 """PyTorch's side of `cnnjax bench`: a script for an interpreter that has torch, so it imports nothing of ours.
 
-`python -P pytorch.py SPEC` answers every line on standard input with the seconds of one step: see `networks.py`.
+`python -P pytorch.py SPEC` answers every line on standard input with the seconds of one step, or of one batch of a
+DataLoader where SPEC has a folder: see `networks.py` and `input.py`.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -95,5 +97,38 @@ def main(spec: dict) -> None:
         print(time.perf_counter() - began, flush=True)
 
 
+def feed(spec: dict) -> None:
+    """A DataLoader with one worker over a folder of images, as torchvision's own recipes train with."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {spec["core"]})
+    torch.set_num_threads(1)
+    from torchvision import datasets, transforms
+    change = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
+                                 transforms.ToTensor(),
+                                 transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    images = datasets.ImageFolder(os.path.join(spec["folder"], "train"), change)
+    loader = torch.utils.data.DataLoader(images, spec["batch"], shuffle=True, num_workers=1, drop_last=True,
+                                         persistent_workers=True)
+
+    def endless():
+        while True:
+            yield from loader
+
+    batches = endless()
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            next(batches)
+
+    take(spec["ahead"])
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        take(spec["ahead"])
+        began = time.perf_counter()
+        take(spec["batches"])
+        print((time.perf_counter() - began) / spec["batches"], flush=True)
+
+
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    SPEC = json.loads(sys.argv[1])
+    feed(SPEC) if "folder" in SPEC else main(SPEC)
