@@ -13,24 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+
+from cnnjax.bench.input import write_photograph
 
 
 def make_photographs(base: Path, train: int = 5000, test: int = 200, classes: int = 10) -> None:
-    """Writes images with the smooth parts and the grain of photographs, so that they take as long to decode."""
+    """Writes the images, each of a class, to train/ and test/."""
     def write(task: tuple[str, int]) -> None:
         split, i = task
         rng = np.random.default_rng((len(split), i))
         width, height = rng.integers(200, 601, 2)
-        coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
-        smooth = coarse.resize((width, height), Image.Resampling.BICUBIC)
-        pixels = np.asarray(smooth) + rng.normal(0, 12, (height, width, 1))
-        file = base / split / f"class{i % classes}" / f"{i:05}.jpg"
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=87)
+        write_photograph(base / split / f"class{i % classes}" / f"{i:05}.jpg", rng, width, height)
 
-    for split in ("train", "test"):
-        for kind in range(classes):
-            (base / split / f"class{kind}").mkdir(parents=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(write, [("train", i) for i in range(train)] + [("test", i) for i in range(test)]))
 

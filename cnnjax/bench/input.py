@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,33 +16,45 @@ import numpy as np
 from PIL import Image
 
 from cnnjax.bench import verdict
+from cnnjax.bench.answer import answer
 
 HEADER = ("what", "images/s", "ratio")
-BATCH, BATCHES, AHEAD = 32, 8, 6
-"""Images of a batch; batches of a measured round; batches taken before it, which were made while the other ran."""
+SIZE, BATCH, BATCHES, AHEAD = 224, 32, 8, 6
+"""Pixels of a crop's side; images of a batch; batches of a measured round; batches taken before it, which were made
+while the other ran."""
+
+
+def write_photograph(file: Path, rng: np.random.Generator, width: int, height: int) -> None:
+    """Writes a JPEG with the smooth parts and the grain of a photograph, so that it takes as long to decode; its folder
+    too."""
+    coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8))
+    smooth = coarse.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(smooth) + rng.normal(0, 12, (height, width, 1))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=87)
 
 
 def make_images(base: Path, count: int = 256) -> None:
-    """JPEG files of two classes with the smooth parts and the grain of photographs, in train/ and test/."""
+    """Photographs of two classes, in train/ and test/."""
     for i in range(count):
-        rng = np.random.default_rng(i)
-        smooth = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize((500, 375), Image.Resampling.BICUBIC)
-        pixels = np.asarray(smooth) + rng.normal(0, 12, (375, 500, 1))
         for split in ("train", "test") if i < 2 else ("train",):
-            file = base / split / f"class{i % 2}" / f"{i:04}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=87)
+            write_photograph(base / split / f"class{i % 2}" / f"{i:04}.jpg", np.random.default_rng(i), 500, 375)
 
 
 def run(rounds: int = 9, torch_python: str = sys.executable) -> list[dict[str, Any]]:
     """Rows of cnnjax and, where `torch_python` has torchvision, of PyTorch; `ratio` is the rate over PyTorch's."""
     from cnnjax.bench import networks
+    from cnnjax.networks import IMAGENET
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder))
-        spec = {"folder": folder, "batch": BATCH, "batches": BATCHES, "ahead": AHEAD, "core": networks.first_core()}
+        mean, std = IMAGENET
+        spec = {"folder": folder, "size": SIZE, "mean": mean, "std": std, "batch": BATCH, "batches": BATCHES,
+                "ahead": AHEAD}
         base = dict(os.environ) | {"JAX_PLATFORMS": "cpu"}
         workers = {"cnnjax": networks.Worker([sys.executable, "-m", "cnnjax.bench.input"], spec, base),
                    "PyTorch": networks.torch_worker(torch_python, spec)}
+        for worker in workers.values():
+            worker.keep_on_one_core()
         seconds = networks.measure({name: worker for name, worker in workers.items() if worker.ready()}, rounds)
     rows: list[dict[str, Any]] = [
         {"what": name, "seconds": median(times), "times": times, "images_per_second": BATCH / median(times)}
@@ -63,27 +74,20 @@ def verdicts(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _work(spec: dict[str, Any]) -> None:
-    """A contender's process: seconds a batch for every line, as `networks.Worker` asks."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {spec["core"]})         # before JAX starts its threads; the worker inherits it
+    """A contender's process: see `networks.Worker`."""
     import jax
 
     from cnnjax.data import augment, streaming
     images = streaming.open_folder(spec["folder"]).train
-    mean, std = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+    mean, std = (np.array(spec[name], np.float32) for name in ("mean", "std"))
     normalise = jax.jit(lambda images: augment.normalise(images, mean, std))
-    with streaming.training_batches(images, jax.random.key(0), spec["batch"], 224, workers=1) as batches:
+    with streaming.training_batches(images, jax.random.key(0), spec["batch"], spec["size"], workers=1) as batches:
         def take(count: int) -> None:
             for _ in range(count):
                 jax.block_until_ready(normalise(next(batches)["image"]))
 
         take(spec["ahead"])
-        print("ready", flush=True)
-        for _ in sys.stdin:
-            take(spec["ahead"])
-            began = time.perf_counter()
-            take(spec["batches"])
-            print((time.perf_counter() - began) / spec["batches"], flush=True)
+        answer(lambda: take(spec["batches"]), before=lambda: take(spec["ahead"]), steps=spec["batches"])
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import IO, Any
 
 from cnnjax import launch
 from cnnjax.bench import verdict
+from cnnjax.bench.answer import answer
 from cnnjax.errors import UserError
 
 HEADER = ("network", "what", "ms a step", "images/s", "ratio", "of matmul rate")
@@ -126,6 +127,12 @@ class Worker:
         self.flops = float(words[1]) if len(words) > 1 else 0.0
         return True
 
+    def keep_on_one_core(self) -> None:
+        """Keeps the process and all that it starts on one core, where the system can; called before `ready`."""
+        if hasattr(os, "sched_setaffinity"):
+            with suppress(ProcessLookupError):       # one that has ended is told by `ready`
+                os.sched_setaffinity(self._process.pid, {min(os.sched_getaffinity(0))})
+
     def step(self) -> float:
         self._pipe("stdin").write("step\n")
         self._pipe("stdin").flush()
@@ -141,11 +148,6 @@ class Worker:
 def torch_worker(python: str, spec: dict[str, Any]) -> Worker:
     """PyTorch's process, by an interpreter that may lack it."""
     return Worker([python, "-P", str(Path(__file__).with_name("pytorch.py"))], spec, dict(os.environ))
-
-
-def first_core() -> int:
-    """A core this process may use."""
-    return min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def _matmul_rate() -> float:
@@ -213,15 +215,14 @@ def _work(spec: dict[str, Any]) -> None:
     """A contender's process: see `Worker`. The seconds of a call are divided by its steps."""
     import jax
     step, state, flops = make_step(spec)
+
+    def call() -> None:
+        nonlocal state
+        state, computed = step(state)
+        jax.block_until_ready((state, computed))
     for _ in range(2):
-        state, computed = step(state)
-        jax.block_until_ready((state, computed))
-    print("ready", flops, flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        state, computed = step(state)
-        jax.block_until_ready((state, computed))
-        print((time.perf_counter() - began) / (spec["steps"] if spec["train"] else 1), flush=True)
+        call()
+    answer(call, steps=spec["steps"] if spec["train"] else 1, ready=f"ready {flops}")
 
 
 if __name__ == "__main__":

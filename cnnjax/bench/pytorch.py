@@ -1,4 +1,4 @@
-"""PyTorch's side of `cnnjax bench`: a script for an interpreter that has torch, so it imports nothing of ours.
+"""PyTorch's side of `cnnjax bench`: a script for an interpreter that has torch. Of ours it imports `answer.py` alone.
 
 `python -P pytorch.py SPEC` answers every line on standard input with the seconds of one step, or of one batch of a
 DataLoader where SPEC has a folder: see `networks.py` and `input.py`.
@@ -7,11 +7,13 @@ DataLoader where SPEC has a folder: see `networks.py` and `input.py`.
 import json
 import os
 import sys
-import time
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+sys.path.append(os.path.dirname(__file__))      # last, since other files here have names that torch may import
+from answer import answer
 
 
 class Block(nn.Module):
@@ -90,22 +92,15 @@ def main(spec: dict) -> None:
 
     net.train(spec["train"])
     step()
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        step()
-        print(time.perf_counter() - began, flush=True)
+    answer(step)
 
 
 def feed(spec: dict) -> None:
     """A DataLoader with one worker over a folder of images, as torchvision's own recipes train with."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {spec["core"]})
     torch.set_num_threads(1)
     from torchvision import datasets, transforms
-    change = transforms.Compose([transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(),
-                                 transforms.ToTensor(),
-                                 transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])])
+    change = transforms.Compose([transforms.RandomResizedCrop(spec["size"]), transforms.RandomHorizontalFlip(),
+                                 transforms.ToTensor(), transforms.Normalize(spec["mean"], spec["std"])])
     images = datasets.ImageFolder(os.path.join(spec["folder"], "train"), change)
     loader = torch.utils.data.DataLoader(images, spec["batch"], shuffle=True, num_workers=1, drop_last=True,
                                          persistent_workers=True)
@@ -121,12 +116,7 @@ def feed(spec: dict) -> None:
             next(batches)
 
     take(spec["ahead"])
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        take(spec["ahead"])
-        began = time.perf_counter()
-        take(spec["batches"])
-        print((time.perf_counter() - began) / spec["batches"], flush=True)
+    answer(lambda: take(spec["batches"]), before=lambda: take(spec["ahead"]), steps=spec["batches"])
 
 
 if __name__ == "__main__":
