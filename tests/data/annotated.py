@@ -27,5 +27,5 @@ def check(images, names, box):
     assert images.names == names
     for i in range(len(names)):
         assert images.read(i).shape == (48, 64, 3)
-        np.testing.assert_allclose(images.objects[i].boxes, [box])
+        np.testing.assert_array_equal(images.objects[i].boxes, [box])
         assert images.objects[i].classes.tolist() == [0]
