@@ -26,6 +26,8 @@ def add_train(subparsers: Subparsers) -> None:
 
 
 def train(options: argparse.Namespace, overrides: list[str]) -> None:
+    import jax
+
     from cnnjax import classification
     from cnnjax.configs import defaults
     from cnnjax.training import distributed
@@ -38,7 +40,7 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
           f"{result['images_per_second']:.0f} images/s; {options.workdir}")
     if "members" in result or not distributed.is_writer():
         return
-    alone = options.coordinator is None     # else the others, which are done, would be missed in reading a checkpoint
+    alone = jax.process_count() == 1        # else the others, which are done, would be missed in reading a checkpoint
     print(f"report: {classification.report(options.workdir, answers=alone)}")
     if not alone:
         print(f"what it makes of the test images: cnnjax report {options.workdir}")

@@ -75,8 +75,10 @@ def guard(workdir: Path) -> Iterator[None]:
 
 
 def wait_for_all(workdir: Path) -> None:
-    """Waits until all processes have come here: the others for the first, which writes a report. Before its end a
-    process waits by itself, but JAX aborts it when another one takes longer than HEARTBEAT."""
+    """Waits until all processes of a run have come here: the first one writes its report while the others are done.
+
+    Without it JAX, which has them wait for each other at their ends, aborts all of them after HEARTBEAT seconds.
+    """
     if jax.process_count() > 1:
         with guard(workdir):
             multihost_utils.sync_global_devices("all is written")
