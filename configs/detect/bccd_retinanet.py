@@ -1,4 +1,4 @@
-"""RetinaNet alone on blood cells (BCCD, PASCAL VOC layout): a quarter of an hour on one CPU core.
+"""RetinaNet alone on blood cells (BCCD, PASCAL VOC layout), on one CPU core.
 
     cnnjax train --config configs/detect/bccd_retinanet.py --workdir runs/retinanet --config.data.path=FOLDER
     cnnjax eval --workdir runs/retinanet

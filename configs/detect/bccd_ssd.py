@@ -1,4 +1,4 @@
-"""SSD alone on blood cells (BCCD, PASCAL VOC layout): a quarter of an hour on one CPU core.
+"""SSD alone on blood cells (BCCD, PASCAL VOC layout), on one CPU core.
 
     cnnjax train --config configs/detect/bccd_ssd.py --workdir runs/ssd --config.data.path=FOLDER
     cnnjax eval --workdir runs/ssd

@@ -1,4 +1,4 @@
-"""YOLO alone on blood cells (BCCD, PASCAL VOC layout): a quarter of an hour on one CPU core.
+"""YOLO alone on blood cells (BCCD, PASCAL VOC layout), on one CPU core.
 
     cnnjax train --config configs/detect/bccd_yolo.py --workdir runs/yolo --config.data.path=FOLDER
     cnnjax eval --workdir runs/yolo
