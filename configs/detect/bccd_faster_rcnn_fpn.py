@@ -1,4 +1,4 @@
-"""Faster R-CNN with FPN alone on blood cells (BCCD, PASCAL VOC layout): 24 minutes on a CPU core that other work shared.
+"""Faster R-CNN with FPN alone on blood cells (BCCD, PASCAL VOC layout): 24 minutes on a CPU core that others shared.
 
     cnnjax train --config configs/detect/bccd_faster_rcnn_fpn.py --workdir runs/fpn --config.data.path=FOLDER
     cnnjax eval --workdir runs/fpn
