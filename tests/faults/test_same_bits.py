@@ -29,7 +29,7 @@ def test_a_config_sets_it_before_jax_starts(tmp_path, monkeypatch, asked):
         return {"test_error": 0.0, "parameters": 0, "images_per_second": 0.0}
 
     monkeypatch.setattr("cnnjax.classification.train", train)
-    monkeypatch.setattr("cnnjax.classification.report", lambda workdir: workdir / "report.html")
+    monkeypatch.setattr("cnnjax.classification.report", lambda workdir, answers: workdir / "report.html")
     arguments = ["train", "--config", str(TINY), "--workdir", str(tmp_path), f"--config.deterministic={asked}"]
     assert cli.main(arguments) == 0
     assert found == [launch.DETERMINISTIC if asked else ""]
